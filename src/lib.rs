@@ -11,11 +11,25 @@
 //! | [`openai`] | the API as data: request, stream, response, usage, error | | |
 //! | [`metering`] | prices, money, tokens | `openai` | `tiktoken_rs` |
 //! | [`policy`] | the policy folder: upstreams and models | `openai`, `metering` | `arc_swap`, `serde_saphyr` |
-//! | [`telemetry`] | every metric series, the log | `openai`, `metering` | `prometheus`, `tracing_subscriber`, `tracing_log` |
-//! | [`upstream`] | the way to a provider: connections, TLS, gates, retry budget | `openai`, `policy`, `telemetry` | `rustls`, `tokio_rustls`, `rustls_native_certs`, `socket2`, `dashmap` |
-//! | [`proxy`] | the data plane: the journey of one request | `openai`, `metering`, `policy`, `telemetry`, `upstream` | `flate2` |
+//! | [`telemetry`] | every metric series, the log | `openai`, `metering` | `prometheus`, `tracing_subscriber` |
+//! | [`upstream`] | the way to a provider: connections, TLS, gates, retry budget | `openai`, `policy`, `telemetry` | `rustls`, `tokio_rustls`, `rustls_native_certs` |
+//! | [`proxy`] | the data plane: the journey of one request | `openai`, `metering`, `policy`, `telemetry`, `upstream` | |
 //! | [`admin`] | the control plane's routes | `openai`, `policy`, `telemetry` | `utoipa`, `utoipa_axum` |
 //! | [`simulator`] | the stand-in for OpenAI | `openai` | |
-//! | [`server`] | listeners, sessions, drain | `openai`, `telemetry`, `proxy`, `admin` | `pingora`, `async_trait` |
+//! | [`server`] | listeners, sessions, drain | `openai`, `telemetry`, `upstream`, `proxy`, `admin` | `pingora`, `async_trait` |
 
+//!
+//! [`config`], [`app`] and [`cli`] see everything, and no room sees them.
+
+pub mod admin;
+pub mod app;
+pub mod cli;
+pub mod config;
+pub mod metering;
 pub mod openai;
+pub mod policy;
+pub mod proxy;
+pub mod server;
+pub mod simulator;
+pub mod telemetry;
+pub mod upstream;
