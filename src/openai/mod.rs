@@ -1,4 +1,15 @@
 //! The OpenAI API as data: no I/O, no clock, no settings.
 
+pub mod endpoint;
 pub mod error;
+mod events;
+#[cfg(test)]
+mod fuzzed;
+mod keys;
+pub mod request;
+pub mod response;
+mod scan;
+mod splice;
+pub mod stream;
+mod unescape;
 pub mod usage;

@@ -1,0 +1,245 @@
+//! Writing fields into a request's bytes without touching any other byte.
+
+use bytes::Bytes;
+use serde_json::value::RawValue;
+
+use crate::openai::request::{RequestView, field, string};
+use crate::openai::scan::Span;
+
+/// What the gateway changes in a request.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Patch<'a> {
+    /// The model to be called instead.
+    pub model: Option<&'a str>,
+    /// Asks for the usage event: `stream_options.include_usage` becomes `true`. Only for streams of
+    /// chat/completions and completions; elsewhere OpenAI refuses the field.
+    pub ask_usage: bool,
+    /// Top-level fields, each replaced or added. Of a name given twice the last one counts;
+    /// `model` above wins over a `model` here, a `stream_options` here over `ask_usage`.
+    pub set: &'a [(&'a str, &'a RawValue)],
+}
+
+/// New text for a range of the body.
+#[derive(Clone, Copy)]
+struct Edit<'a> {
+    span: Span,
+    text: Text<'a>,
+}
+
+#[derive(Clone, Copy)]
+enum Text<'a> {
+    /// JSON as it is.
+    Raw(&'a str),
+    /// A string to be quoted.
+    Quoted(&'a str),
+    /// `,"name":value`
+    Member(&'a str, &'a str),
+}
+
+impl RequestView {
+    /// The body with the patch written into it, in one new buffer; all other bytes are the same.
+    /// When nothing changes it is `body` itself.
+    pub fn splice(&self, body: &Bytes, patch: &Patch<'_>) -> Bytes {
+        let set = |name| patch.set.iter().any(|(set, _)| *set == name);
+        let ask = patch.ask_usage && !self.client_wants_usage() && !set("stream_options");
+        let usage = ask.then_some(Edit { span: self.usage.span, text: Text::Raw(self.usage.text) });
+        let model = patch.model.and_then(|model| self.model_edit(body, model));
+        match (model, usage) {
+            // Without further fields no list is needed: these are nearly all requests.
+            (None, None) if patch.set.is_empty() => body.clone(),
+            (Some(one), None) | (None, Some(one)) if patch.set.is_empty() => {
+                apply(body, &mut [one])
+            }
+            (Some(one), Some(other)) if patch.set.is_empty() => apply(body, &mut [one, other]),
+            _ => {
+                let mut edits: Vec<_> = model.into_iter().chain(usage).collect();
+                edits.extend(self.field_edits(body, patch));
+                if edits.is_empty() { body.clone() } else { apply(body, &mut edits) }
+            }
+        }
+    }
+
+    fn model_edit<'a>(&self, body: &[u8], model: &'a str) -> Option<Edit<'a>> {
+        let value = field(body, &self.members, "model")?.value;
+        // Compared as decoded: a name that was written with escapes may stay so.
+        let same = string(value.of(body)).is_some_and(|now| now == model);
+        (!same).then_some(Edit { span: value, text: Text::Quoted(model) })
+    }
+
+    fn field_edits<'a>(&self, body: &[u8], patch: &Patch<'a>) -> impl Iterator<Item = Edit<'a>> {
+        let set = patch.set;
+        let model_wins = patch.model.is_some();
+        set.iter().enumerate().filter_map(move |(index, (name, value))| {
+            let again = set.iter().skip(index + 1).any(|(later, _)| later == name);
+            if again || (model_wins && *name == "model") {
+                return None;
+            }
+            let Some(member) = field(body, &self.members, name) else {
+                let span = Span::at(self.end);
+                return Some(Edit { span, text: Text::Member(name, value.get()) });
+            };
+            let same = member.value.of(body) == value.get().as_bytes();
+            (!same).then_some(Edit { span: member.value, text: Text::Raw(value.get()) })
+        })
+    }
+}
+
+/// Writes the edits, which must not overlap, into a copy of `body` of exactly the right size.
+fn apply(body: &[u8], edits: &mut [Edit<'_>]) -> Bytes {
+    // Stable: what is added at one place keeps its order.
+    edits.sort_by_key(|edit| edit.span.start);
+    let added: usize = edits.iter().map(|edit| edit.text.len()).sum();
+    let removed: usize = edits.iter().map(|edit| edit.span.of(body).len()).sum();
+    let mut out = Vec::with_capacity((body.len() + added).saturating_sub(removed));
+    let mut from = 0;
+    for edit in edits {
+        out.extend_from_slice(body.get(from..edit.span.start).unwrap_or_default());
+        edit.text.write(&mut out);
+        from = edit.span.end;
+    }
+    out.extend_from_slice(body.get(from..).unwrap_or_default());
+    Bytes::from(out)
+}
+
+impl Text<'_> {
+    fn len(self) -> usize {
+        match self {
+            Text::Raw(text) => text.len(),
+            Text::Quoted(text) => quoted_len(text),
+            Text::Member(name, value) => 2 + quoted_len(name) + value.len(),
+        }
+    }
+
+    fn write(self, out: &mut Vec<u8>) {
+        match self {
+            Text::Raw(text) => out.extend_from_slice(text.as_bytes()),
+            Text::Quoted(text) => write_quoted(text, out),
+            Text::Member(name, value) => {
+                out.push(b',');
+                write_quoted(name, out);
+                out.push(b':');
+                out.extend_from_slice(value.as_bytes());
+            }
+        }
+    }
+}
+
+fn write_quoted(text: &str, out: &mut Vec<u8>) {
+    let written = serde_json::to_writer(out, text);
+    debug_assert!(written.is_ok(), "writing a string to memory has no way to fail");
+}
+
+/// How long `write_quoted` makes it.
+fn quoted_len(text: &str) -> usize {
+    let escaped = |byte| match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0C => 2,
+        0..0x20 => 6,
+        _ => 1,
+    };
+    2 + text.bytes().map(escaped).sum::<usize>()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::value::to_raw_value;
+
+    use super::*;
+
+    fn spliced(body: &str, patch: &Patch<'_>) -> String {
+        let body = Bytes::copy_from_slice(body.as_bytes());
+        let view = RequestView::parse(&body).unwrap();
+        String::from_utf8(view.splice(&body, patch).to_vec()).unwrap()
+    }
+
+    const USAGE: Patch<'static> = Patch { model: None, ask_usage: true, set: &[] };
+
+    #[test]
+    fn usage_is_asked_for_in_each_of_the_four_cases() {
+        for (body, wanted) in [
+            (r#"{"model":"m" }"#, r#"{"model":"m","stream_options":{"include_usage":true} }"#),
+            (
+                r#"{"stream_options" : null,"model":"m"}"#,
+                r#"{"stream_options" : {"include_usage":true},"model":"m"}"#,
+            ),
+            (
+                r#"{"stream_options":{ },"model":"m"}"#,
+                r#"{"stream_options":{"include_usage":true },"model":"m"}"#,
+            ),
+            (
+                r#"{"stream_options":{"x":[1] },"model":"m"}"#,
+                r#"{"stream_options":{"x":[1],"include_usage":true },"model":"m"}"#,
+            ),
+            (
+                r#"{"stream_options":{"include_usage": false,"x":1},"model":"m"}"#,
+                r#"{"stream_options":{"include_usage": true,"x":1},"model":"m"}"#,
+            ),
+            (
+                r#"{"stream_options":{"include\u005fusage":{"a":[]}},"model":"m"}"#,
+                r#"{"stream_options":{"include\u005fusage":true},"model":"m"}"#,
+            ),
+        ] {
+            assert_eq!(spliced(body, &USAGE), wanted);
+        }
+    }
+
+    #[test]
+    fn a_patch_that_changes_nothing_gives_back_the_same_buffer() {
+        let body = Bytes::from_static(
+            br#"{"model":"\u006d","stream_options":{"include_usage":true},"n": 1}"#,
+        );
+        let view = RequestView::parse(&body).unwrap();
+        let one = to_raw_value(&1).unwrap();
+        for patch in [
+            Patch::default(),
+            Patch { model: Some("m"), ask_usage: true, set: &[] },
+            Patch { model: Some("m"), ask_usage: true, set: &[("n", &one)] },
+        ] {
+            assert_eq!(view.splice(&body, &patch).as_ptr(), body.as_ptr());
+        }
+    }
+
+    #[test]
+    fn fields_are_replaced_or_added_and_the_last_of_a_name_counts() {
+        let [one, two, text] =
+            [to_raw_value(&1), to_raw_value(&2), to_raw_value("x")].map(Result::unwrap);
+        let set = [("n", &*one), ("new", &*one), ("n", &*two), ("q\"", &*text), ("model", &*text)];
+        let body = r#"{"n" : 7 , "model":"a"}"#;
+        let patch = Patch { model: Some("b\"\u{1}"), ask_usage: true, set: &set };
+        let wanted = concat!(
+            r#"{"n" : 2 , "model":"b\"\u0001","stream_options":{"include_usage":true}"#,
+            r#","new":1,"q\"":"x"}"#
+        );
+        assert_eq!(spliced(body, &patch), wanted);
+        let patch = Patch { model: None, ask_usage: false, set: &set };
+        assert_eq!(spliced(body, &patch), r#"{"n" : 2 , "model":"x","new":1,"q\"":"x"}"#);
+    }
+
+    #[test]
+    fn stream_options_of_a_policy_win_over_asking() {
+        let options = RawValue::from_string("{\"a\":1}".to_owned()).unwrap();
+        let set = [("stream_options", &*options)];
+        let patch = Patch { model: None, ask_usage: true, set: &set };
+        let body = r#"{"stream_options":{},"model":"m"}"#;
+        assert_eq!(spliced(body, &patch), r#"{"stream_options":{"a":1},"model":"m"}"#);
+    }
+
+    #[test]
+    fn another_body_than_the_parsed_one_does_no_harm() {
+        let view = RequestView::parse(br#"{"x":[1,2,3],"model":"m","stream":true}"#).unwrap();
+        let patch = Patch { model: Some("other"), ask_usage: true, set: &[] };
+        for body in [&b""[..], b"{}", br#"{"model":"m"}"#] {
+            view.splice(&Bytes::from_static(body), &patch);
+            assert_eq!(view.raw(body, "stream"), None);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_buffer_is_of_exactly_the_right_size(text in any::<String>()) {
+            let mut out = Vec::new();
+            write_quoted(&text, &mut out);
+            prop_assert_eq!(out.len(), quoted_len(&text));
+        }
+    }
+}
