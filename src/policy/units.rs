@@ -1,0 +1,123 @@
+//! Durations and sizes as people write them in YAML: `250ms`, `2s`, `5m`, `64KiB`, `100MiB`.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::Deserializer;
+use serde::de::Error as _;
+use serde::de::Visitor;
+
+/// A duration such as `2s`; a bare number counts seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seconds(pub Duration);
+
+/// A size in bytes such as `100MiB`; a bare number counts bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size(pub u64);
+
+impl Seconds {
+    /// Reads `250ms`, `2s`, `5m`, `1h` or whole seconds; `None` for anything else.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (number, unit) = split(text)?;
+        let millis = match unit {
+            "ms" => 1,
+            "s" | "" => 1_000,
+            "m" | "min" => 60_000,
+            "h" => 3_600_000,
+            _ => return None,
+        };
+        Some(Self(Duration::from_millis(number.checked_mul(millis)?)))
+    }
+}
+
+impl Size {
+    /// Reads `512`, `64KiB`, `100MiB`, `2GiB` (and `KB`, `MB`, `GB` in thousands).
+    pub fn parse(text: &str) -> Option<Self> {
+        let (number, unit) = split(text)?;
+        let factor = match unit {
+            "" | "B" => 1,
+            "KiB" => 1 << 10,
+            "MiB" => 1 << 20,
+            "GiB" => 1 << 30,
+            "KB" => 1_000,
+            "MB" => 1_000_000,
+            "GB" => 1_000_000_000,
+            _ => return None,
+        };
+        number.checked_mul(factor).map(Self)
+    }
+}
+
+fn split(text: &str) -> Option<(u64, &str)> {
+    let text = text.trim();
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at_checked(digits)?;
+    Some((number.parse().ok()?, unit.trim()))
+}
+
+/// Reads a scalar of either kind, text or number, as text.
+struct Scalar(&'static str);
+
+impl Visitor<'_> for Scalar {
+    type Value = String;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<String, E> {
+        Ok(text.to_owned())
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<String, E> {
+        Ok(number.to_string())
+    }
+}
+
+impl<'de> Deserialize<'de> for Seconds {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        let text = input.deserialize_any(Scalar("a duration such as 250ms, 2s or 5m"))?;
+        Self::parse(&text).ok_or_else(|| {
+            D::Error::custom(format!("`{text}` is no duration; write it as 250ms, 2s or 5m"))
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        let text = input.deserialize_any(Scalar("a size such as 64KiB or 100MiB"))?;
+        Self::parse(&text).ok_or_else(|| {
+            D::Error::custom(format!("`{text}` is no size; write it as 64KiB, 100MiB or 2GiB"))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_as_people_write_them() {
+        for (text, millis) in [("250ms", 250), ("2s", 2_000), ("5m", 300_000), ("7", 7_000)] {
+            assert_eq!(
+                Seconds::parse(text),
+                Some(Seconds(Duration::from_millis(millis))),
+                "{text}"
+            );
+        }
+        for wrong in ["", "s", "2 days", "-1s", "1.5s", "99999999999999999999s"] {
+            assert_eq!(Seconds::parse(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        for (text, bytes) in [("64KiB", 65_536), ("100MiB", 104_857_600), ("1 GB", 1_000_000_000)] {
+            assert_eq!(Size::parse(text), Some(Size(bytes)), "{text}");
+        }
+        for wrong in ["", "MiB", "1TiBs", "-5"] {
+            assert_eq!(Size::parse(wrong), None, "{wrong}");
+        }
+    }
+}
