@@ -1,0 +1,138 @@
+//! The one info line of a request, written by hand: formatting it field by field through the
+//! general machinery costs more than a microsecond per request.
+
+use std::io::Write as _;
+use std::time::SystemTime;
+
+use super::log::Format;
+
+/// A log line in the making.
+#[derive(Debug)]
+pub struct Line<'a> {
+    out: &'a mut Vec<u8>,
+    format: Format,
+}
+
+impl<'a> Line<'a> {
+    /// Begins an info line with its time and message at the end of `out`.
+    pub(super) fn begin(out: &'a mut Vec<u8>, format: Format, message: &'static str) -> Self {
+        let mut line = Self { out, format };
+        match format {
+            Format::Text => {
+                line.time();
+                line.out.extend_from_slice(b"  INFO ");
+                line.out.extend_from_slice(message.as_bytes());
+            }
+            Format::Json => {
+                line.out.extend_from_slice(b"{\"timestamp\":\"");
+                line.time();
+                line.out.extend_from_slice(b"\",\"level\":\"INFO\"");
+                line.text("message", message);
+            }
+        }
+        line
+    }
+
+    /// Appends a text field. Anything but plain letters is escaped: nobody can write a line of
+    /// their own by a path or a model's name.
+    pub fn text(&mut self, name: &'static str, value: &str) {
+        self.name(name);
+        if self.format == Format::Text && !value.is_empty() && value.bytes().all(plain) {
+            self.out.extend_from_slice(value.as_bytes());
+            return;
+        }
+        // Writing to memory cannot fail, nor can text as JSON.
+        let _ = serde_json::to_writer(&mut *self.out, value);
+    }
+
+    /// Appends a number.
+    pub fn number(&mut self, name: &'static str, value: u64) {
+        self.name(name);
+        let _ = write!(self.out, "{value}");
+    }
+
+    /// Ends the line.
+    pub(super) fn end(self) {
+        if self.format == Format::Json {
+            self.out.push(b'}');
+        }
+        self.out.push(b'\n');
+    }
+
+    fn name(&mut self, name: &'static str) {
+        let (before, after): (&[u8], &[u8]) = match self.format {
+            Format::Text => (b" ", b"="),
+            Format::Json => (b",\"", b"\":"),
+        };
+        self.out.extend_from_slice(before);
+        self.out.extend_from_slice(name.as_bytes());
+        self.out.extend_from_slice(after);
+    }
+
+    /// RFC 3339 in UTC, with microseconds.
+    fn time(&mut self) {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let seconds = now.as_secs();
+        let (year, month, day) = civil(seconds / 86_400);
+        let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+        let _ = write!(
+            self.out,
+            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:06}Z",
+            now.subsec_micros()
+        );
+    }
+}
+
+fn plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':' | b'/' | b'@')
+}
+
+/// Year, month and day of a day since 1970-01-01 (Howard Hinnant's `civil_from_days`).
+fn civil(days: u64) -> (u64, u64, u64) {
+    let z = days + 719_468;
+    let (era, of_era) = (z / 146_097, z % 146_097);
+    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let shifted = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    (year + era * 400 + u64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_become_dates() {
+        assert_eq!(civil(0), (1970, 1, 1));
+        assert_eq!(civil(11_016), (2000, 2, 29));
+        assert_eq!(civil(20_780), (2026, 11, 23));
+    }
+
+    #[test]
+    fn nobody_writes_a_line_of_their_own() {
+        for format in [Format::Text, Format::Json] {
+            let mut out = Vec::new();
+            let mut line = Line::begin(&mut out, format, "request");
+            line.text("model", "x\n2026 INFO forged=\"1\"");
+            line.number("status", 200);
+            line.end();
+            let text = String::from_utf8(out).unwrap();
+            assert_eq!(text.matches('\n').count(), 1, "{text}");
+            assert!(text.ends_with("}\n") || text.ends_with(" status=200\n"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_json_line_is_json() {
+        let mut out = Vec::new();
+        let mut line = Line::begin(&mut out, Format::Json, "request");
+        line.text("path", "/v1/models");
+        line.number("took_ms", 3);
+        line.end();
+        let value: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        assert_eq!(value["path"], "/v1/models");
+        assert_eq!(value["took_ms"], 3);
+    }
+}

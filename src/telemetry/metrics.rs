@@ -1,0 +1,450 @@
+//! Every metric series: name, unit, labels. Names follow OpenTelemetry's GenAI conventions as
+//! Prometheus exporters spell them, and `weir_*` for what is the gateway's own.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dashmap::DashMap;
+use prometheus::Encoder;
+use prometheus::Histogram;
+use prometheus::HistogramOpts;
+use prometheus::HistogramVec;
+use prometheus::IntCounter;
+use prometheus::IntCounterVec;
+use prometheus::IntGauge;
+use prometheus::IntGaugeVec;
+use prometheus::Opts;
+use prometheus::Registry;
+use prometheus::TextEncoder;
+
+use crate::metering::cost::Usd;
+use crate::openai::usage::Usage;
+
+use super::cost::CostCounter;
+use super::cost::CostSeries;
+
+const CALL: &[&str] = &[
+    "gen_ai_operation_name",
+    "gen_ai_request_model",
+    "gen_ai_response_model",
+    "gen_ai_provider_name",
+    "error_type",
+];
+const TOKEN_USAGE: &[&str] = &[
+    "gen_ai_operation_name",
+    "gen_ai_request_model",
+    "gen_ai_response_model",
+    "gen_ai_provider_name",
+    "error_type",
+    "gen_ai_token_type",
+];
+const COST: &[&str] = &[
+    "gen_ai_operation_name",
+    "gen_ai_request_model",
+    "gen_ai_response_model",
+    "gen_ai_provider_name",
+    "error_type",
+    "team",
+    "key",
+    "route",
+];
+
+// Buckets of the GenAI conventions, as Envoy AI Gateway ships them.
+const TOKEN_BUCKETS: &[f64] = &[
+    1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0, 4194304.0,
+    16777216.0, 67108864.0,
+];
+const DURATION_BUCKETS: &[f64] =
+    &[0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92];
+const FIRST_TOKEN_BUCKETS: &[f64] = &[
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+    15.0, 20.0, 30.0, 45.0, 60.0,
+];
+const PER_TOKEN_BUCKETS: &[f64] =
+    &[0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5];
+const OVERHEAD_BUCKETS: &[f64] =
+    &[0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1];
+
+/// Label values of one call. All come from a closed set: what policy and catalogue do not know is
+/// `other`.
+#[derive(Clone, Copy, Debug)]
+pub struct CallLabels<'a> {
+    /// `gen_ai_operation_name`: chat, text_completion, embeddings or other.
+    pub operation: &'a str,
+    /// The model that the client asked for.
+    pub request_model: &'a str,
+    /// The model that answered.
+    pub response_model: &'a str,
+    /// The upstream's name.
+    pub provider: &'a str,
+    /// Empty on success.
+    pub error_type: &'a str,
+    /// The key's team.
+    pub team: &'a str,
+    /// The key's name.
+    pub key: &'a str,
+    /// The routing rule.
+    pub route: &'a str,
+    /// HTTP status that the client got.
+    pub status: u16,
+}
+
+/// One finished call.
+#[derive(Clone, Debug)]
+pub struct Observation {
+    /// From the request's first byte to the answer's last.
+    pub took: Duration,
+    /// From the request's first byte to the answer's first event; streams only.
+    pub first_token: Option<Duration>,
+    /// The gateway's own share of the time until the answer's head left; calls that reached an
+    /// upstream only.
+    pub overhead: Option<Duration>,
+    /// What the call used, if anything could be read or counted.
+    pub usage: Option<Usage>,
+    /// Whether `usage` was counted here because the upstream reported none.
+    pub usage_estimated: bool,
+    /// What it cost; `None` where there is usage and no rate for it.
+    pub cost: Option<Usd>,
+}
+
+/// The series of one set of labels, looked up once.
+struct Series {
+    duration: Histogram,
+    first_token: Histogram,
+    per_token: Histogram,
+    input: Histogram,
+    output: Histogram,
+    cached: Histogram,
+    reasoning: Histogram,
+    cost: Arc<CostSeries>,
+    requests: IntCounter,
+    decisions: Option<IntCounter>,
+    unpriced: IntCounter,
+    estimated: IntCounter,
+}
+
+/// All metric series of the process.
+pub struct Metrics {
+    registry: Registry,
+    duration: HistogramVec,
+    first_token: HistogramVec,
+    per_token: HistogramVec,
+    tokens: HistogramVec,
+    cost: CostCounter,
+    requests: IntCounterVec,
+    attempts: IntCounterVec,
+    decisions: IntCounterVec,
+    unpriced: IntCounterVec,
+    estimated: IntCounterVec,
+    overhead: Histogram,
+    in_flight: IntGauge,
+    connections: IntGauge,
+    policy_info: IntGaugeVec,
+    days_to_shutdown: IntGaugeVec,
+    /// Series by their joined label values: one look-up for a call instead of a dozen.
+    calls: DashMap<String, Arc<Series>>,
+}
+
+impl Metrics {
+    /// Registers every series.
+    ///
+    /// # Errors
+    /// Two series of one name: a mistake in this file.
+    pub fn new() -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let cost = CostCounter::new(
+            "gen_ai_client_cost_usd_total",
+            "Cost of finished calls in USD; calls without a price are in weir_unpriced_requests_total",
+            COST,
+        )?;
+        registry.register(Box::new(cost.clone()))?;
+        let process = prometheus::process_collector::ProcessCollector::for_self();
+        registry.register(Box::new(process))?;
+        let r = &registry;
+        Ok(Self {
+            duration: histograms(
+                r,
+                "gen_ai_server_request_duration_seconds",
+                "From the request's first byte to the answer's last",
+                CALL,
+                DURATION_BUCKETS,
+            )?,
+            first_token: histograms(
+                r,
+                "gen_ai_server_time_to_first_token_seconds",
+                "From the request's first byte to the first event of a stream",
+                CALL,
+                FIRST_TOKEN_BUCKETS,
+            )?,
+            per_token: histograms(
+                r,
+                "gen_ai_server_time_per_output_token_seconds",
+                "Time after the first token, by output token, of a stream",
+                CALL,
+                PER_TOKEN_BUCKETS,
+            )?,
+            tokens: histograms(
+                r,
+                "gen_ai_client_token_usage",
+                "Tokens of finished calls; cached_input is part of input, reasoning part of output",
+                TOKEN_USAGE,
+                TOKEN_BUCKETS,
+            )?,
+            cost,
+            requests: counters(
+                r,
+                "weir_requests_total",
+                "Answers by routing rule and HTTP status",
+                &["route", "status"],
+            )?,
+            attempts: counters(
+                r,
+                "weir_attempts_total",
+                "Tries at an upstream, by what came of them",
+                &["upstream", "outcome"],
+            )?,
+            decisions: counters(
+                r,
+                "weir_route_decisions_total",
+                "Routing decisions by rule and chosen model",
+                &["route", "model"],
+            )?,
+            unpriced: counters(
+                r,
+                "weir_unpriced_requests_total",
+                "Calls with usage and no price for it",
+                &["model"],
+            )?,
+            estimated: counters(
+                r,
+                "weir_usage_estimated_total",
+                "Calls whose usage was counted here because the upstream reported none",
+                &["model"],
+            )?,
+            overhead: histogram(
+                r,
+                "weir_overhead_seconds",
+                "The gateway's own share of the time until the answer's head left",
+                OVERHEAD_BUCKETS,
+            )?,
+            in_flight: gauge(r, "weir_in_flight_requests", "Requests being served")?,
+            connections: gauge(
+                r,
+                "weir_downstream_connections",
+                "Open client connections on the data plane",
+            )?,
+            policy_info: gauges(
+                r,
+                "weir_policy_info",
+                "The policy revision in force",
+                &["revision"],
+            )?,
+            days_to_shutdown: gauges(
+                r,
+                "weir_model_days_to_shutdown",
+                "Days until OpenAI shuts a model down; negative after it",
+                &["model"],
+            )?,
+            calls: DashMap::new(),
+            registry,
+        })
+    }
+
+    /// Records a finished call under its labels.
+    pub fn record(&self, labels: &CallLabels<'_>, seen: &Observation) {
+        let series = self.series(labels);
+        series.requests.inc();
+        series.duration.observe(seen.took.as_secs_f64());
+        if let Some(decisions) = &series.decisions {
+            decisions.inc();
+        }
+        if let Some(overhead) = seen.overhead {
+            self.overhead.observe(overhead.as_secs_f64());
+        }
+        if let Some(first) = seen.first_token {
+            series.first_token.observe(first.as_secs_f64());
+        }
+        let Some(usage) = &seen.usage else { return };
+        series.tokens(usage);
+        series.token_pace(seen, usage);
+        if seen.usage_estimated {
+            series.estimated.inc();
+        }
+        match seen.cost {
+            Some(cost) => series.cost.add(cost),
+            None => series.unpriced.inc(),
+        }
+    }
+
+    /// Records one try at an upstream.
+    pub fn attempt(&self, upstream: &str, outcome: &str) {
+        self.attempts.with_label_values(&[upstream, outcome]).inc();
+    }
+
+    /// Requests being served.
+    pub fn in_flight(&self) -> &IntGauge {
+        &self.in_flight
+    }
+
+    /// Open client connections on the data plane.
+    pub fn connections(&self) -> &IntGauge {
+        &self.connections
+    }
+
+    /// Names the policy in force.
+    pub fn policy_loaded(&self, revision: &str) {
+        self.policy_info.reset();
+        self.policy_info.with_label_values(&[revision]).set(1);
+    }
+
+    /// Sets the days that a model has left.
+    pub fn model_shutdown(&self, model: &str, days: i64) {
+        self.days_to_shutdown.with_label_values(&[model]).set(days);
+    }
+
+    /// Every series as text, in Prometheus' exposition format.
+    pub fn render(&self) -> String {
+        let mut text = Vec::new();
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            tracing::error!(%error, "could not render the metrics");
+        }
+        String::from_utf8(text).unwrap_or_default()
+    }
+
+    fn series(&self, labels: &CallLabels<'_>) -> Arc<Series> {
+        let key = labels.joined();
+        if let Some(series) = self.calls.get(&key) {
+            return Arc::clone(&series);
+        }
+        let series = Arc::new(self.make_series(labels));
+        self.calls.insert(key, Arc::clone(&series));
+        series
+    }
+
+    fn make_series(&self, labels: &CallLabels<'_>) -> Series {
+        let CallLabels { operation, request_model, response_model, provider, error_type, .. } =
+            *labels;
+        let call = [operation, request_model, response_model, provider, error_type];
+        let tokens = |kind| {
+            let [a, b, c, d, e] = call;
+            self.tokens.with_label_values(&[a, b, c, d, e, kind])
+        };
+        let [a, b, c, d, e] = call;
+        Series {
+            duration: self.duration.with_label_values(&call),
+            first_token: self.first_token.with_label_values(&call),
+            per_token: self.per_token.with_label_values(&call),
+            input: tokens("input"),
+            output: tokens("output"),
+            cached: tokens("cached_input"),
+            reasoning: tokens("reasoning"),
+            cost: self.cost.with(&[a, b, c, d, e, labels.team, labels.key, labels.route]),
+            requests: self
+                .requests
+                .with_label_values(&[labels.route, labels.status.to_string().as_str()]),
+            decisions: (!response_model.is_empty())
+                .then(|| self.decisions.with_label_values(&[labels.route, response_model])),
+            unpriced: self.unpriced.with_label_values(&[response_model]),
+            estimated: self.estimated.with_label_values(&[response_model]),
+        }
+    }
+}
+
+impl Series {
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "histograms are floats; counts stay far below 2^53"
+    )]
+    fn tokens(&self, usage: &Usage) {
+        self.input.observe(usage.input as f64);
+        self.output.observe(usage.output as f64);
+        if usage.cached_input > 0 {
+            self.cached.observe(usage.cached_input as f64);
+        }
+        if usage.reasoning > 0 {
+            self.reasoning.observe(usage.reasoning as f64);
+        }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a mean pace needs no more digits")]
+    fn token_pace(&self, seen: &Observation, usage: &Usage) {
+        if let (Some(first), 2..) = (seen.first_token, usage.output) {
+            let rest = seen.took.saturating_sub(first).as_secs_f64();
+            self.per_token.observe(rest / (usage.output - 1) as f64);
+        }
+    }
+}
+
+impl CallLabels<'_> {
+    fn joined(&self) -> String {
+        let mut key = String::with_capacity(160);
+        for value in [
+            self.operation,
+            self.request_model,
+            self.response_model,
+            self.provider,
+            self.error_type,
+            self.team,
+            self.key,
+            self.route,
+        ] {
+            key.push_str(value);
+            key.push('\0');
+        }
+        // Writing to a String cannot fail.
+        let _ = write!(key, "{}", self.status);
+        key
+    }
+}
+
+fn histograms(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+    buckets: &[f64],
+) -> prometheus::Result<HistogramVec> {
+    let vec = HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels)?;
+    registry.register(Box::new(vec.clone()))?;
+    Ok(vec)
+}
+
+fn histogram(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    buckets: &[f64],
+) -> prometheus::Result<Histogram> {
+    let one = Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?;
+    registry.register(Box::new(one.clone()))?;
+    Ok(one)
+}
+
+fn counters(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> prometheus::Result<IntCounterVec> {
+    let vec = IntCounterVec::new(Opts::new(name, help), labels)?;
+    registry.register(Box::new(vec.clone()))?;
+    Ok(vec)
+}
+
+fn gauges(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> prometheus::Result<IntGaugeVec> {
+    let vec = IntGaugeVec::new(Opts::new(name, help), labels)?;
+    registry.register(Box::new(vec.clone()))?;
+    Ok(vec)
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str) -> prometheus::Result<IntGauge> {
+    let one = IntGauge::new(name, help)?;
+    registry.register(Box::new(one.clone()))?;
+    Ok(one)
+}
