@@ -1,0 +1,193 @@
+//! Bodies on their way to a provider and back.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::task::Context;
+use std::task::Poll;
+
+use bytes::Bytes;
+use http_body::Body;
+use http_body::Frame;
+use http_body::SizeHint;
+use hyper::body::Incoming;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::pool::Lease;
+
+/// What can go wrong while a body is read.
+pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A request's body: held in memory, or passed on while it is read.
+pub enum OutBody {
+    /// The whole body; can be sent again.
+    Whole(Option<Bytes>),
+    /// Passed on as it comes; sent once.
+    Stream {
+        /// The client's body.
+        inner: Pin<Box<dyn Body<Data = Bytes, Error = BodyError> + Send>>,
+        /// Whether its last byte has been passed on.
+        done: Arc<AtomicBool>,
+    },
+}
+
+impl std::fmt::Debug for OutBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Whole(bytes) => write!(f, "Whole({})", bytes.as_ref().map_or(0, Bytes::len)),
+            Self::Stream { .. } => f.write_str("Stream"),
+        }
+    }
+}
+
+/// Tells whether a request has been sent to its last byte.
+#[derive(Clone)]
+pub(super) struct Progress(Option<Arc<AtomicBool>>);
+
+impl Progress {
+    pub(super) fn sent(&self) -> bool {
+        self.0.as_ref().is_none_or(|done| done.load(Ordering::Relaxed))
+    }
+}
+
+impl OutBody {
+    /// A body in memory.
+    pub fn whole(bytes: Bytes) -> Self {
+        Self::Whole((!bytes.is_empty()).then_some(bytes))
+    }
+
+    /// A body that is passed on while it is read.
+    pub fn stream(inner: impl Body<Data = Bytes, Error = BodyError> + Send + 'static) -> Self {
+        let done = Arc::new(AtomicBool::new(inner.is_end_stream()));
+        Self::Stream { inner: Box::pin(inner), done }
+    }
+
+    /// Whether it can be sent twice.
+    pub fn replayable(&self) -> bool {
+        matches!(self, Self::Whole(_))
+    }
+
+    pub(super) fn try_clone(&self) -> Option<Self> {
+        match self {
+            Self::Whole(bytes) => Some(Self::Whole(bytes.clone())),
+            Self::Stream { .. } => None,
+        }
+    }
+
+    pub(super) fn progress(&self) -> Progress {
+        match self {
+            Self::Whole(_) => Progress(None),
+            Self::Stream { done, .. } => Progress(Some(Arc::clone(done))),
+        }
+    }
+}
+
+impl Body for OutBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Stream { inner, done } => {
+                let frame = inner.as_mut().poll_frame(cx);
+                if matches!(frame, Poll::Ready(None)) || inner.is_end_stream() {
+                    done.store(true, Ordering::Relaxed);
+                }
+                frame
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(bytes) => bytes.is_none(),
+            Self::Stream { inner, .. } => inner.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(bytes) => {
+                let len = bytes.as_ref().map_or(0, Bytes::len);
+                SizeHint::with_exact(u64::try_from(len).unwrap_or(u64::MAX))
+            }
+            Self::Stream { inner, .. } => inner.size_hint(),
+        }
+    }
+}
+
+/// One of an upstream's `max_in_flight`, given back on drop.
+#[derive(Debug)]
+pub(super) struct Permit(
+    #[expect(dead_code, reason = "held for its drop")] pub(super) OwnedSemaphorePermit,
+);
+
+/// An answer's body. Read to its end, it gives the connection back; dropped before, it ends the
+/// call at the provider.
+pub struct AnswerBody {
+    inner: Incoming,
+    lease: Option<Lease>,
+    _permit: Permit,
+}
+
+impl AnswerBody {
+    pub(super) fn new(inner: Incoming, lease: Lease, permit: Permit) -> Self {
+        let mut body = Self { inner, lease: Some(lease), _permit: permit };
+        body.give_back_at_end();
+        body
+    }
+
+    fn give_back_at_end(&mut self) {
+        if self.inner.is_end_stream()
+            && let Some(lease) = self.lease.take()
+        {
+            lease.give_back();
+        }
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = Pin::new(&mut self.inner).poll_frame(cx);
+        match &frame {
+            Poll::Ready(None) => {
+                if let Some(lease) = self.lease.take() {
+                    lease.give_back();
+                }
+            }
+            Poll::Ready(Some(Ok(_))) => self.give_back_at_end(),
+            _ => {}
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// The innermost message of an error: hyper's own says only which step failed.
+pub fn root_cause(error: &hyper::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    let outer = error.to_string();
+    let inner = cause.to_string();
+    if outer == inner { outer } else { format!("{outer}: {inner}") }
+}
