@@ -1,0 +1,363 @@
+//! One call from its first byte to its record. Dropping a [`Call`] is the one exit: bill, metrics
+//! and log line happen there, whatever became of the call.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http::HeaderName;
+use http::HeaderValue;
+use http::Method;
+use http::Response;
+use http::Uri;
+use http::request::Parts;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::metering::cost::Bill;
+use crate::metering::cost::UsageSource;
+use crate::metering::cost::price;
+use crate::metering::tokens;
+use crate::openai::endpoint::Endpoint;
+use crate::openai::error::ApiError;
+use crate::openai::request::RequestView;
+use crate::openai::usage::Usage;
+use crate::policy::Policy;
+use crate::policy::Route;
+use crate::telemetry::log;
+use crate::telemetry::metrics::CallLabels;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::Observation;
+
+use super::auth::Client;
+use super::error;
+use super::relay::Reply;
+
+const ID: HeaderName = HeaderName::from_static("x-weir-id");
+const ROUTE: HeaderName = HeaderName::from_static("x-weir-route");
+const MODEL: HeaderName = HeaderName::from_static("x-weir-model");
+const POLICY: HeaderName = HeaderName::from_static("x-weir-policy");
+const ATTEMPTS: HeaderName = HeaderName::from_static("x-weir-attempts");
+const COST: HeaderName = HeaderName::from_static("x-weir-cost-usd");
+const COST_STATUS: HeaderName = HeaderName::from_static("x-weir-cost-status");
+const OVERHEAD: HeaderName = HeaderName::from_static("x-weir-overhead-us");
+const CAPTURE: HeaderName = HeaderName::from_static("x-weir-capture");
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
+/// Status of a call whose client left before it had an answer; nginx's number for it.
+const CLIENT_CLOSED_REQUEST: u16 = 499;
+/// A model that neither policy nor catalogue knows, as a label value.
+const OTHER: &str = "other";
+
+/// A call that is going on. Recorded when dropped.
+pub(super) struct Call {
+    record: Option<Box<Record>>,
+    metrics: Arc<Metrics>,
+}
+
+/// Everything that is known of a call.
+pub(super) struct Record {
+    pub(super) id: Uuid,
+    pub(super) started: Instant,
+    pub(super) policy: Arc<Policy>,
+    pub(super) client: Client,
+    pub(super) method: Method,
+    pub(super) uri: Uri,
+    pub(super) endpoint: Endpoint,
+    /// The model that the client asked for.
+    pub(super) asked: Arc<str>,
+    pub(super) route: Option<Route>,
+    pub(super) stream: bool,
+    /// The request's body, to count its tokens when the upstream does not say.
+    request: Bytes,
+    pub(super) attempts: u32,
+    /// Time spent reading the client's body.
+    pub(super) reading: Duration,
+    /// Time spent waiting for the upstream until the answer began.
+    pub(super) waited: Duration,
+    overhead: Option<Duration>,
+    pub(super) first_event: Option<Duration>,
+    /// Status sent to the client; 0 as long as there is none.
+    pub(super) status: u16,
+    pub(super) usage: Option<Usage>,
+    pub(super) service_tier: Option<String>,
+    /// The model that the answer names.
+    pub(super) answered: Option<String>,
+    pub(super) finish_reason: Option<String>,
+    /// Text of the answer, for counting, where the upstream reported no usage.
+    pub(super) seen_text: Option<String>,
+    bill: Option<Bill>,
+    /// What went wrong; empty when nothing did.
+    pub(super) error: &'static str,
+    /// Whether the answer went to the client in full.
+    pub(super) complete: bool,
+}
+
+impl Call {
+    pub(super) fn begin(metrics: &Arc<Metrics>, policy: Arc<Policy>, head: &Parts) -> Self {
+        metrics.in_flight().inc();
+        let record = Record {
+            id: Uuid::now_v7(),
+            started: Instant::now(),
+            policy,
+            client: Client { key: "none", team: "" },
+            method: head.method.clone(),
+            uri: head.uri.clone(),
+            endpoint: Endpoint::of(&head.method, head.uri.path()),
+            asked: Arc::from(""),
+            route: None,
+            stream: false,
+            request: Bytes::new(),
+            attempts: 0,
+            reading: Duration::ZERO,
+            waited: Duration::ZERO,
+            overhead: None,
+            first_event: None,
+            status: 0,
+            usage: None,
+            service_tier: None,
+            answered: None,
+            finish_reason: None,
+            seen_text: None,
+            bill: None,
+            error: "",
+            complete: false,
+        };
+        Self { record: Some(Box::new(record)), metrics: Arc::clone(metrics) }
+    }
+
+    /// Notes where the request goes; from here on it may cost money.
+    pub(super) fn decided(&mut self, view: &RequestView, route: Route, request: Bytes) {
+        // Most get what they ask for.
+        let same = *route.model == *view.model();
+        self.asked = if same { Arc::clone(&route.model) } else { Arc::from(view.model()) };
+        self.stream = view.stream();
+        self.route = Some(route);
+        self.request = request;
+    }
+
+    /// Ends the call with an error of the gateway's own.
+    pub(super) fn refuse(mut self, error: &ApiError) -> Response<Reply> {
+        self.error = error.code;
+        self.complete = true;
+        // A refused call has nothing to count.
+        self.request = Bytes::new();
+        let mut response = error::reply(error);
+        self.answer_with(error.status, response.headers_mut());
+        response
+    }
+
+    /// Notes the answer's status and writes the gateway's headers to it.
+    pub(super) fn answer_with(&mut self, status: u16, headers: &mut HeaderMap) {
+        let overhead = self.started.elapsed().saturating_sub(self.reading + self.waited);
+        self.status = status;
+        if self.attempts > 0 {
+            self.overhead = Some(overhead);
+        }
+        headers.reserve(10);
+        set(headers, ID, self.id.as_hyphenated().encode_lower(&mut Uuid::encode_buffer()));
+        headers.insert(POLICY, self.policy.revision.clone());
+        headers.insert(CAPTURE, HeaderValue::from_static("off"));
+        headers.insert(ATTEMPTS, self.attempts.into());
+        headers.insert(OVERHEAD, micros(overhead).into());
+        if let Some(route) = &self.route {
+            headers.insert(ROUTE, HeaderValue::from_static(route.name));
+            if !route.model.is_empty() {
+                set(headers, MODEL, &route.model);
+            }
+        }
+        if self.attempts > 1 && status >= 400 {
+            headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+        }
+    }
+
+    /// Moves the call into a task that outlives the request's handler.
+    pub(super) fn hand_over(&mut self) -> Self {
+        Self { record: self.record.take(), metrics: Arc::clone(&self.metrics) }
+    }
+
+    /// Prices a whole answer and writes its cost to the headers.
+    pub(super) fn price_into(&mut self, headers: &mut HeaderMap) {
+        let Some(usage) = self.usage else { return };
+        let bill = self.bill_of(&usage, UsageSource::Reported);
+        if let Some(cost) = &bill.cost {
+            set(headers, COST, &cost.to_string());
+        }
+        headers.insert(COST_STATUS, HeaderValue::from_static(bill.status.as_str()));
+        self.bill = Some(bill);
+    }
+}
+
+fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    // A model's name can hold what a header cannot; then there is no header.
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}
+
+impl std::ops::Deref for Call {
+    type Target = Record;
+
+    fn deref(&self) -> &Record {
+        self.record.as_deref().expect("a call is recorded once, when it is dropped")
+    }
+}
+
+impl std::ops::DerefMut for Call {
+    fn deref_mut(&mut self) -> &mut Record {
+        self.record.as_deref_mut().expect("a call is recorded once, when it is dropped")
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        let Some(mut record) = self.record.take() else { return };
+        let metrics = Arc::clone(&self.metrics);
+        record.note_client_gone();
+        if record.wants_estimate()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            // Counting a long prompt takes milliseconds: not on the reactor.
+            runtime.spawn_blocking(move || {
+                record.estimate();
+                record.close(&metrics);
+            });
+            return;
+        }
+        record.close(&metrics);
+    }
+}
+
+impl Record {
+    fn note_client_gone(&mut self) {
+        if !self.complete && self.error.is_empty() {
+            self.error = "client_gone";
+        }
+        if self.status == 0 {
+            self.status = CLIENT_CLOSED_REQUEST;
+        }
+    }
+
+    /// Whether the provider worked for this call and did not say how much.
+    fn wants_estimate(&self) -> bool {
+        let worked = self.status < 400 || self.status == CLIENT_CLOSED_REQUEST;
+        self.usage.is_none() && worked && !self.request.is_empty()
+    }
+
+    fn estimate(&mut self) {
+        let model = self.route.as_ref().map_or("", |route| &route.model);
+        let text = self.seen_text.take().unwrap_or_default();
+        let usage = Usage {
+            input: tokens::estimate_prompt(model, &self.request),
+            output: tokens::count_text(model, &text),
+            ..Usage::default()
+        };
+        self.usage = Some(usage);
+        self.bill = Some(self.bill_of(&usage, UsageSource::Estimated));
+    }
+
+    fn bill_of(&self, usage: &Usage, source: UsageSource) -> Bill {
+        let names = [
+            self.route.as_ref().map(|route| &*route.model),
+            self.route.as_ref().map(|route| &*route.upstream_model),
+            self.answered.as_deref(),
+        ];
+        // The policy's own price first, then the model behind an alias, then what answered.
+        let model = names.into_iter().flatten().find_map(|name| self.policy.model(name));
+        price(model, usage, source, self.service_tier.as_deref())
+    }
+
+    fn close(mut self: Box<Self>, metrics: &Metrics) {
+        if self.bill.is_none()
+            && let Some(usage) = self.usage
+        {
+            self.bill = Some(self.bill_of(&usage, UsageSource::Reported));
+        }
+        let took = self.started.elapsed();
+        metrics.record(&self.labels(), &self.observation(took));
+        self.log(took);
+        metrics.in_flight().dec();
+    }
+
+    fn labels(&self) -> CallLabels<'_> {
+        let route = self.route.as_ref();
+        let routed = route.map_or("", |route| &*route.model);
+        let routed_label = self.label(routed);
+        // Most calls are asked, routed and answered under one name: it is looked up once.
+        let label = |name| if name == routed { routed_label } else { self.label(name) };
+        let answered = label(self.answered.as_deref().unwrap_or(routed));
+        CallLabels {
+            operation: self.endpoint.operation(),
+            request_model: label(&self.asked),
+            response_model: if answered == OTHER { routed_label } else { answered },
+            provider: route.map_or("", |route| &route.upstream.name),
+            error_type: self.error,
+            team: self.client.team,
+            key: self.client.key,
+            route: route.map_or("none", |route| route.name),
+            status: self.status,
+        }
+    }
+
+    /// A model's name as a label value: only names that policy or catalogue know.
+    fn label<'a>(&self, name: &'a str) -> &'a str {
+        if name.is_empty() || self.policy.knows_model(name) { name } else { OTHER }
+    }
+
+    fn observation(&self, took: Duration) -> Observation {
+        Observation {
+            took,
+            first_token: self.first_event,
+            overhead: self.overhead,
+            usage: self.usage,
+            usage_estimated: self.bill.as_ref().is_some_and(|b| b.source == UsageSource::Estimated),
+            cost: self.bill.as_ref().and_then(|bill| bill.cost),
+        }
+    }
+
+    /// Writes the call's log line. No word of the request or the answer is in it.
+    fn log(&self, took: Duration) {
+        log::request(|line| {
+            line.text("id", self.id.as_hyphenated().encode_lower(&mut Uuid::encode_buffer()));
+            line.text("method", self.method.as_str());
+            line.text("path", self.uri.path());
+            line.number("status", self.status.into());
+            line.text("error", self.error);
+            if let Some(route) = &self.route {
+                line.text("route", route.name);
+                line.text("upstream", &route.upstream.name);
+                line.text("asked", &self.asked);
+                line.text("model", &route.model);
+            }
+            line.number("attempts", self.attempts.into());
+            if let Some(bill) = &self.bill {
+                line.number("input_tokens", bill.usage.input);
+                line.number("output_tokens", bill.usage.output);
+                line.text("usage_source", bill.source.as_str());
+                line.text("cost_status", bill.status.as_str());
+                if let Some(cost) = bill.cost {
+                    line.text("cost_usd", &cost.to_string());
+                }
+            }
+            if let Some(reason) = &self.finish_reason {
+                line.text("finish_reason", reason);
+            }
+            line.number("took_ms", millis(took));
+            if let Some(first) = self.first_event {
+                line.number("first_token_ms", millis(first));
+            }
+            if let Some(share) = self.overhead {
+                line.number("overhead_us", micros(share));
+            }
+        });
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

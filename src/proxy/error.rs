@@ -1,0 +1,126 @@
+//! The errors that the gateway makes itself: each case of the contract's table, once.
+
+use std::time::Duration;
+
+use http::HeaderValue;
+use http::Response;
+use http::StatusCode;
+use http::header;
+
+use crate::openai::error::ApiError;
+use crate::upstream::Failure;
+
+use super::relay::Reply;
+
+const INVALID: &str = "invalid_request_error";
+
+pub(super) fn no_key() -> ApiError {
+    ApiError::new(
+        401,
+        INVALID,
+        "invalid_api_key",
+        "No API key was given. Send it as `Authorization: Bearer KEY`; OpenAI's clients do so when \
+         OPENAI_API_KEY is set.",
+    )
+}
+
+pub(super) fn not_found(path: &str) -> ApiError {
+    let message =
+        format!("There is nothing at {path}. The OpenAI API is below /v1, such as /v1/models.");
+    ApiError::new(404, INVALID, "unknown_url", message)
+}
+
+pub(super) fn method_not_allowed(method: &http::Method) -> ApiError {
+    ApiError::new(405, INVALID, "method_not_allowed", format!("{method} is not served here."))
+}
+
+pub(super) fn bad_head(message: &'static str) -> ApiError {
+    ApiError::bad_request("invalid_request", message)
+}
+
+pub(super) fn bad_framing() -> ApiError {
+    bad_head(
+        "The request says its length in two ways (Content-Length, Transfer-Encoding) or in an \
+         unusual one, its lines do not end with CR LF, or its target holds a `#`. Send one length, CR LF, and no fragment.",
+    )
+}
+
+pub(super) fn too_large(limit: u64) -> ApiError {
+    let message = format!(
+        "The request's body is larger than the gateway's limit of {limit} bytes \
+         (`limits.body`). Send less, or upload it as a file."
+    );
+    ApiError::new(413, INVALID, "request_too_large", message)
+}
+
+pub(super) fn slow_body() -> ApiError {
+    ApiError::new(
+        408,
+        INVALID,
+        "request_timeout",
+        "The request's body came too slowly and was given up. Send it again.",
+    )
+}
+
+pub(super) fn broken_body(reason: &str) -> ApiError {
+    ApiError::bad_request(
+        "invalid_request",
+        format!("The request's body could not be read to its end: {reason}."),
+    )
+}
+
+pub(super) fn encoded_body(encoding: &str) -> ApiError {
+    ApiError::new(
+        415,
+        INVALID,
+        "unsupported_content_encoding",
+        format!("The request's body is encoded as `{encoding}`. Send it as plain JSON."),
+    )
+}
+
+pub(super) fn upstream_credentials(upstream: &str) -> ApiError {
+    ApiError::new(
+        502,
+        "api_error",
+        "upstream_credentials",
+        format!(
+            "The gateway's own key was refused by `{upstream}`. Nothing is wrong with your \
+             request; the gateway's operator has to renew that key."
+        ),
+    )
+}
+
+/// What a failed call is to the client.
+pub(super) fn of_failure(failure: &Failure) -> ApiError {
+    let message = format!("No answer from upstream: {failure}.");
+    match failure {
+        Failure::Connect { .. } | Failure::Closed { .. } => {
+            ApiError::new(502, "api_error", "upstream_unavailable", message)
+        }
+        Failure::Timeout { .. } => ApiError::new(504, "api_error", "upstream_timeout", message),
+        Failure::Full { .. } => ApiError::new(503, "api_error", "server_overloaded", message),
+        Failure::ClientBody(reason) => broken_body(reason),
+    }
+}
+
+pub(super) fn deadline(after: Duration) -> ApiError {
+    let message = format!("No answer within the route's deadline of {} s.", after.as_secs_f64());
+    ApiError::new(504, "api_error", "upstream_timeout", message)
+}
+
+/// The answer that carries an error.
+pub(super) fn reply(error: &ApiError) -> Response<Reply> {
+    let body = error.to_json();
+    let mut response = Response::new(Reply::whole(body));
+    *response.status_mut() =
+        StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if error == &bad_framing() {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    if error.status == 503 {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}

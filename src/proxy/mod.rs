@@ -1,0 +1,167 @@
+//! The data plane: the journey of one request. Start at [`Gateway::handle`].
+
+mod attempts;
+mod auth;
+mod body;
+mod call;
+mod decode;
+mod error;
+mod head;
+mod passthrough;
+mod relay;
+mod tunnel;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http::Request;
+use http::Response;
+use http::header;
+use http::request::Parts;
+use http_body::Body;
+
+use crate::openai::endpoint::Endpoint;
+use crate::openai::error::ApiError;
+use crate::openai::request::Patch;
+use crate::openai::request::RequestView;
+
+use crate::policy::PolicyHandle;
+use crate::telemetry::metrics::Metrics;
+use crate::upstream::BodyError;
+use crate::upstream::OutBody;
+use crate::upstream::Outgoing;
+use crate::upstream::Upstreams;
+
+pub use relay::Reply;
+
+use attempts::Answer;
+use call::Call;
+use relay::Observer;
+
+/// The gateway between clients and providers.
+pub struct Gateway {
+    policy: Arc<PolicyHandle>,
+    upstreams: Arc<Upstreams>,
+    metrics: Arc<Metrics>,
+    body_limit: u64,
+}
+
+/// Marks a request whose head says its length in two ways, or ends lines in an unusual one. Put into
+/// a request's extensions by the server, which sees the raw bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct FramingFault;
+
+/// What a request led to, before it is dressed for the client.
+enum Outcome {
+    Answered(Answer, Observer),
+    Tunnel(Response<Reply>),
+}
+
+impl Gateway {
+    /// A gateway that takes request bodies of at most `body_limit` bytes on the endpoints that it
+    /// reads; others are passed on while they are read, whatever their size.
+    pub fn new(
+        policy: Arc<PolicyHandle>,
+        upstreams: Arc<Upstreams>,
+        metrics: Arc<Metrics>,
+        body_limit: u64,
+    ) -> Self {
+        Self { policy, upstreams, metrics, body_limit }
+    }
+
+    /// Answers one request. Whatever becomes of it, dropping its `Call` bills, counts and logs
+    /// it: also when the client leaves and this future is dropped.
+    pub async fn handle<B>(&self, request: Request<B>) -> Response<Reply>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BodyError>,
+    {
+        let (mut head, body) = request.into_parts();
+        let mut call = Call::begin(&self.metrics, self.policy.current(), &head);
+        match self.serve(&mut head, body, &mut call).await {
+            Ok(Outcome::Answered(answer, observer)) => relay::reply(answer, observer, call),
+            Ok(Outcome::Tunnel(response)) => response,
+            Err(error) => call.refuse(&error),
+        }
+    }
+
+    async fn serve<B>(
+        &self,
+        head: &mut Parts,
+        body: B,
+        call: &mut Call,
+    ) -> Result<Outcome, ApiError>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BodyError>,
+    {
+        head::check(head)?;
+        let uri = head.uri.clone();
+        let Some(path) = head::below_v1(&uri) else {
+            return Err(error::not_found(head.uri.path()));
+        };
+        let default = Arc::clone(call.policy.default_upstream());
+        if head::wants_websocket(&head.headers) {
+            call.client = auth::authenticate(&head.method, &head.headers, &default)?;
+            return tunnel::open(self, head, path, call).await;
+        }
+        match call.endpoint {
+            Endpoint::Other => passthrough::forward(self, head, path, body, call).await,
+            _ => self.understood(head, path, body, call).await,
+        }
+    }
+
+    /// The endpoints whose requests are read: counted, routed, priced.
+    async fn understood<B>(
+        &self,
+        head: &Parts,
+        path: &str,
+        body: B,
+        call: &mut Call,
+    ) -> Result<Outcome, ApiError>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: Into<BodyError>,
+    {
+        // Who has no key at all is refused before the body is read.
+        auth::authenticate(&head.method, &head.headers, call.policy.default_upstream())?;
+        let raw = body::read(&head.headers, body, self.body_limit).await?;
+        // What came before reading is a look at the head: not worth a clock of its own.
+        call.reading = call.started.elapsed();
+        let view = match call.endpoint {
+            Endpoint::Responses => RequestView::parse_model_optional(&raw)?,
+            _ => RequestView::parse(&raw)?,
+        };
+        let route = call.policy.route(view.model());
+        call.client = auth::authenticate(&head.method, &head.headers, &route.upstream)?;
+
+        let asks_usage = view.stream()
+            && matches!(call.endpoint, Endpoint::ChatCompletions | Endpoint::Completions);
+        let model = (&*route.upstream_model != view.model()).then_some(&*route.upstream_model);
+        let sent = view.splice(&raw, &Patch { model, ask_usage: asks_usage, set: &[] });
+
+        call.decided(&view, route.clone(), raw);
+        let outgoing = || {
+            let mut headers = head::for_upstream(&head.headers);
+            headers.remove(header::CONTENT_LENGTH);
+            head::readable(&mut headers, view.stream());
+            auth::credential(&mut headers, &route.upstream);
+            outgoing(head, path, headers, OutBody::whole(sent.clone()))
+        };
+        let (upstreams, metrics) = (&self.upstreams, &self.metrics);
+        let tried =
+            attempts::first_answer(upstreams, metrics, &route, outgoing, call.started).await;
+        call.attempts = tried.attempts;
+        call.waited = tried.waited;
+        let answer = tried.answer?;
+        let strip_usage = asks_usage && !view.client_wants_usage();
+        let observer = Observer::of(call.endpoint, &answer, strip_usage);
+        Ok(Outcome::Answered(answer, observer))
+    }
+}
+
+fn outgoing(head: &Parts, path: &str, headers: HeaderMap, body: OutBody) -> Outgoing {
+    let path = path.to_owned();
+    Outgoing { method: head.method.clone(), path, headers, body, upgrade: false }
+}
