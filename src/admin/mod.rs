@@ -1,0 +1,180 @@
+//! The control plane: health, metrics, the description of its own routes.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
+use std::sync::atomic::Ordering;
+
+use axum::Json;
+use axum::Router;
+use axum::extract::Request;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::http::StatusCode;
+use axum::http::header;
+use axum::middleware::Next;
+use axum::response::IntoResponse;
+use axum::response::Response;
+use ring::digest;
+use secrecy::ExposeSecret as _;
+use secrecy::SecretString;
+use serde::Serialize;
+use utoipa::OpenApi;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::openai::error::ApiError;
+use crate::telemetry::metrics::Metrics;
+
+/// Whether the data plane takes requests.
+#[derive(Debug, Default)]
+pub struct Readiness(AtomicU8);
+
+const STARTING: u8 = 0;
+const READY: u8 = 1;
+const STOPPING: u8 = 2;
+
+impl Readiness {
+    /// The data plane accepts connections.
+    pub fn start(&self) {
+        // A stop that came first stays.
+        let _ = self.0.compare_exchange(STARTING, READY, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// The process is on its way out.
+    pub fn stop(&self) {
+        self.0.store(STOPPING, Ordering::Relaxed);
+    }
+
+    fn status(&self) -> (StatusCode, &'static str) {
+        match self.0.load(Ordering::Relaxed) {
+            STARTING => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
+            READY => (StatusCode::OK, "ready"),
+            _ => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+        }
+    }
+}
+
+/// What the routes use.
+#[derive(Clone)]
+struct Parts {
+    metrics: Arc<Metrics>,
+    readiness: Arc<Readiness>,
+    token: Option<Arc<SecretString>>,
+}
+
+#[derive(OpenApi)]
+#[openapi(info(title = "weir control plane", description = "Operations of a weir gateway"))]
+struct Description;
+
+/// A status in one word.
+#[derive(Serialize, ToSchema)]
+struct Status {
+    status: &'static str,
+}
+
+/// The routes of the control plane. `/api/*` asks for `token` when there is one.
+pub fn router(
+    metrics: Arc<Metrics>,
+    readiness: Arc<Readiness>,
+    token: Option<SecretString>,
+) -> Router {
+    let parts = Parts { metrics, readiness, token: token.map(Arc::new) };
+    let (router, description) = OpenApiRouter::with_openapi(Description::openapi())
+        .routes(routes!(healthz))
+        .routes(routes!(readyz))
+        .routes(routes!(metrics_text))
+        .split_for_parts();
+    router
+        .route("/openapi.json", axum::routing::get(move || async move { Json(description) }))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(axum::middleware::from_fn_with_state(parts.clone(), authorize))
+        .with_state(parts)
+}
+
+/// Serves the control plane until the process ends.
+///
+/// # Errors
+/// The listener fails.
+pub async fn serve(listener: std::net::TcpListener, router: Router) -> std::io::Result<()> {
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    axum::serve(listener, router).await
+}
+
+/// Binds the control plane's socket. Processes share the port while one takes over from another.
+///
+/// # Errors
+/// The address cannot be used.
+pub fn bind(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
+    let socket = socket2::Socket::new(
+        socket2::Domain::for_address(address),
+        socket2::Type::STREAM,
+        Some(socket2::Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(128)?;
+    Ok(socket.into())
+}
+
+/// Whether the process is alive.
+#[utoipa::path(get, path = "/healthz", responses((status = 200, body = Status)))]
+async fn healthz() -> Json<Status> {
+    Json(Status { status: "ok" })
+}
+
+/// Whether the data plane takes requests.
+#[utoipa::path(get, path = "/readyz", responses((status = 200, body = Status), (status = 503, body = Status)))]
+async fn readyz(State(parts): State<Parts>) -> (StatusCode, Json<Status>) {
+    let (code, status) = parts.readiness.status();
+    (code, Json(Status { status }))
+}
+
+/// Every metric in Prometheus' text format.
+#[utoipa::path(get, path = "/metrics", responses((status = 200, body = String, content_type = "text/plain")))]
+async fn metrics_text(State(parts): State<Parts>) -> impl IntoResponse {
+    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    (kind, parts.metrics.render())
+}
+
+async fn authorize(State(parts): State<Parts>, request: Request, next: Next) -> Response {
+    let guarded = request.uri().path().starts_with("/api");
+    match &parts.token {
+        Some(token) if guarded && !carries(request.headers(), token) => reply(&ApiError::new(
+            401,
+            "invalid_request_error",
+            "invalid_api_key",
+            "The control plane wants `Authorization: Bearer` with the value of WEIR_ADMIN_TOKEN.",
+        )),
+        _ => next.run(request).await,
+    }
+}
+
+/// Compares digests, so that the time says nothing about the token.
+fn carries(headers: &HeaderMap, token: &SecretString) -> bool {
+    let given = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.as_bytes().strip_prefix(b"Bearer "))
+        .unwrap_or_default();
+    let hash = |bytes| digest::digest(&digest::SHA256, bytes);
+    hash(given).as_ref() == hash(token.expose_secret().as_bytes()).as_ref()
+}
+
+async fn not_found(request: Request) -> Response {
+    let message = format!("There is nothing at {}. See /openapi.json.", request.uri().path());
+    reply(&ApiError::new(404, "invalid_request_error", "not_found", message))
+}
+
+async fn method_not_allowed(request: Request) -> Response {
+    let message = format!("{} is not served at {}.", request.method(), request.uri().path());
+    reply(&ApiError::new(405, "invalid_request_error", "method_not_allowed", message))
+}
+
+fn reply(error: &ApiError) -> Response {
+    let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    (status, [(header::CONTENT_TYPE, "application/json")], error.to_json()).into_response()
+}
