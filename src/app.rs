@@ -1,0 +1,212 @@
+//! Builds every room and starts the process.
+
+use std::net::Ipv4Addr;
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::SystemTime;
+
+use http::Uri;
+use thiserror::Error;
+
+use crate::admin;
+use crate::admin::Readiness;
+use crate::cli;
+use crate::config::Config;
+use crate::config::ConfigError;
+use crate::config::Environment;
+use crate::config::LogFormat;
+use crate::policy::LoadError;
+use crate::policy::Policy;
+use crate::policy::PolicyHandle;
+use crate::proxy::Gateway;
+use crate::server;
+use crate::server::StartError;
+use crate::server::Task;
+use crate::simulator::Knobs;
+use crate::simulator::Simulator;
+use crate::telemetry::log;
+use crate::telemetry::metrics::Metrics;
+use crate::upstream::SetupError;
+use crate::upstream::Upstreams;
+
+/// How often idle connections and dates are looked at.
+const CHORES: Duration = Duration::from_secs(15);
+
+/// Why the process cannot start.
+#[derive(Debug, Error)]
+pub enum AppError {
+    /// weir.yaml or the environment.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The policy folder.
+    #[error(transparent)]
+    Policy(#[from] LoadError),
+    /// An upstream's certificates.
+    #[error(transparent)]
+    Upstream(#[from] SetupError),
+    /// A listener.
+    #[error(transparent)]
+    Server(#[from] StartError),
+    /// Metrics; a mistake in the program.
+    #[error("the metrics cannot be set up: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// Anything else, in a sentence.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// Runs the gateway until a signal ends it.
+///
+/// # Errors
+/// What keeps it from starting.
+pub fn serve(arguments: &cli::Serve) -> Result<(), AppError> {
+    let environment = Environment::of_process();
+    let config = Config::load(arguments.config.as_deref(), &environment)?;
+    let log = start_log(&config)?;
+    warn_of_inert(&config);
+    let mut tasks: Vec<(&'static str, Task)> = Vec::new();
+    let mut policy_settings = environment.for_policies();
+    if arguments.simulate {
+        let (base_url, task) = start_simulator(&arguments.knobs)?;
+        policy_settings.simulator = Some(base_url);
+        tasks.push(("simulator", task));
+    }
+    let policy = Policy::load(&config.policies, &policy_settings)?;
+    let metrics = Arc::new(Metrics::new()?);
+    metrics.policy_loaded(policy.revision());
+    let upstreams = Arc::new(Upstreams::new(&policy)?);
+    let policy = Arc::new(PolicyHandle::new(policy));
+    let gateway = Gateway::new(
+        Arc::clone(&policy),
+        Arc::clone(&upstreams),
+        Arc::clone(&metrics),
+        config.limits.body.0,
+    );
+    let readiness = Arc::new(Readiness::default());
+    tasks.push(("control plane", control_plane(&config, &environment, &metrics, &readiness)?));
+    tasks.push(("chores", Box::pin(chores(upstreams, policy, Arc::clone(&metrics)))));
+    make_room_for_socket(&config.upgrade_socket)?;
+    let settings = server_settings(&config, arguments.upgrade);
+    tracing::info!(listen = %config.listen, control = %config.control.listen, simulate = arguments.simulate, "starting");
+    server::run(&settings, gateway, &metrics, &readiness, tasks, move || log.flush())?;
+    Ok(())
+}
+
+/// Runs the stand-in for OpenAI alone.
+///
+/// # Errors
+/// What keeps it from starting.
+pub fn simulate(arguments: &cli::Simulate) -> Result<(), AppError> {
+    let knobs =
+        Knobs::parse(&arguments.knobs).map_err(|error| AppError::Other(error.to_string()))?;
+    let runtime = tokio::runtime::Runtime::new()
+        .map_err(|error| AppError::Other(format!("no runtime: {error}")))?;
+    runtime.block_on(async {
+        let listener = tokio::net::TcpListener::bind(arguments.listen).await.map_err(|error| {
+            AppError::Other(format!("cannot listen on {}: {error}", arguments.listen))
+        })?;
+        eprintln!("weir: simulating OpenAI at http://{}/v1", arguments.listen);
+        let stop = async {
+            // Without a signal handler it runs until it is killed.
+            let _ = tokio::signal::ctrl_c().await;
+        };
+        Simulator::new(knobs)
+            .serve(listener, stop)
+            .await
+            .map_err(|error| AppError::Other(error.to_string()))
+    })
+}
+
+fn start_log(config: &Config) -> Result<log::LogGuard, AppError> {
+    let format = match config.log.format {
+        LogFormat::Text => log::Format::Text,
+        LogFormat::Json => log::Format::Json,
+    };
+    log::start(&config.log.level, format).map_err(AppError::Other)
+}
+
+/// Says what is configured and not acted on, so that nobody relies on it.
+fn warn_of_inert(config: &Config) {
+    if config.redis.is_some() {
+        tracing::warn!("`redis` is set; this version has no shared limits to keep in it");
+    }
+}
+
+/// A simulator on a free port; its listener is there before anybody asks.
+fn start_simulator(knobs: &str) -> Result<(Uri, Task), AppError> {
+    let fail = |error: &dyn std::fmt::Display| {
+        AppError::Other(format!("the simulator cannot start: {error}"))
+    };
+    let knobs = Knobs::parse(knobs).map_err(|error| fail(&error))?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(|error| fail(&error))?;
+    listener.set_nonblocking(true).map_err(|error| fail(&error))?;
+    let address = listener.local_addr().map_err(|error| fail(&error))?;
+    let base_url = Uri::try_from(format!("http://{address}/v1")).map_err(|error| fail(&error))?;
+    let task = async move {
+        let served = match tokio::net::TcpListener::from_std(listener) {
+            Ok(listener) => Simulator::new(knobs).serve(listener, std::future::pending()).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = served {
+            tracing::error!(%error, "the simulator stopped");
+        }
+    };
+    Ok((base_url, Box::pin(task)))
+}
+
+fn control_plane(
+    config: &Config,
+    environment: &Environment,
+    metrics: &Arc<Metrics>,
+    readiness: &Arc<Readiness>,
+) -> Result<Task, AppError> {
+    let address = config.control.listen;
+    let listener = admin::bind(address).map_err(|source| StartError::Listen { address, source })?;
+    let router =
+        admin::router(Arc::clone(metrics), Arc::clone(readiness), environment.admin_token());
+    Ok(Box::pin(async move {
+        if let Err(error) = admin::serve(listener, router).await {
+            tracing::error!(%error, "the control plane stopped");
+        }
+    }))
+}
+
+/// What has to be done from time to time.
+async fn chores(upstreams: Arc<Upstreams>, policy: Arc<PolicyHandle>, metrics: Arc<Metrics>) {
+    let mut tick = tokio::time::interval(CHORES);
+    loop {
+        tick.tick().await;
+        upstreams.sweep();
+        let today = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0, |since| i64::try_from(since.as_secs() / 86_400).unwrap_or(0));
+        for model in policy.current().catalogue().models() {
+            if let Some(date) = model.shutdown {
+                metrics.model_shutdown(&model.name, date.days_since_epoch() - today);
+            }
+        }
+    }
+}
+
+fn make_room_for_socket(path: &Path) -> Result<(), AppError> {
+    let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) else {
+        return Ok(());
+    };
+    std::fs::create_dir_all(folder)
+        .map_err(|error| AppError::Other(format!("cannot create {}: {error}", folder.display())))
+}
+
+fn server_settings(config: &Config, upgrade: bool) -> server::Settings {
+    server::Settings {
+        listen: config.listen,
+        tls: config.tls.as_ref().map(|tls| (tls.certificate.clone(), tls.key.clone())),
+        header_limit: usize::try_from(config.limits.header.0).unwrap_or(usize::MAX),
+        header_timeout: config.limits.header_timeout.0,
+        connections: config.limits.connections,
+        drain: config.drain.0,
+        upgrade,
+        upgrade_socket: config.upgrade_socket.display().to_string(),
+    }
+}

@@ -1,0 +1,69 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::Subcommand;
+
+use crate::app;
+
+/// An OpenAI-compatible LLM gateway: point OPENAI_BASE_URL at it.
+#[derive(Debug, Parser)]
+#[command(name = "weir", version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs the gateway: the data plane on 127.0.0.1:8080, the control plane on 127.0.0.1:8081.
+    Serve(Serve),
+    /// Runs the stand-in for OpenAI alone.
+    Simulate(Simulate),
+}
+
+/// How the gateway is started.
+#[derive(Debug, Default, clap::Args)]
+pub struct Serve {
+    /// Settings; without it ./weir.yaml where there is one.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Uses a built-in stand-in for OpenAI as every upstream: needs no key and no network.
+    #[arg(long)]
+    pub simulate: bool,
+    /// What the stand-in does, such as "latency_ms=50 chunk_delay_ms=20".
+    #[arg(long, value_name = "KNOBS", requires = "simulate", default_value = "")]
+    pub knobs: String,
+    /// Takes the listening sockets over from a running gateway, which then drains (send it SIGQUIT).
+    #[arg(long)]
+    pub upgrade: bool,
+}
+
+/// How the stand-in is started.
+#[derive(Debug, clap::Args)]
+pub struct Simulate {
+    /// Where it listens.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8090")]
+    pub listen: SocketAddr,
+    /// What it does, such as "latency_ms=50 chunk_delay_ms=20".
+    #[arg(long, value_name = "KNOBS", default_value = "")]
+    pub knobs: String,
+}
+
+/// Runs the command that the arguments name. Exits with 0, 1 (refused, failed) or 2 (usage).
+pub fn run() -> ExitCode {
+    let done = match Arguments::parse().command {
+        Command::Serve(arguments) => app::serve(&arguments),
+        Command::Simulate(arguments) => app::simulate(&arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("weir: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

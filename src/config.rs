@@ -1,0 +1,477 @@
+//! weir.yaml: what needs a restart to change. Every key can also be set as `WEIR_<SECTION>_<KEY>`.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use serde::Deserialize;
+use thiserror::Error;
+
+use crate::policy::Settings as PolicySettings;
+use crate::policy::expand;
+use crate::policy::units::Seconds;
+use crate::policy::units::Size;
+
+/// The settings of one process.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Data plane.
+    pub listen: SocketAddr,
+    /// Certificate of the data plane.
+    pub tls: Option<Tls>,
+    /// Control plane.
+    pub control: Control,
+    /// Database; used once capture, keys and jobs are.
+    pub store: String,
+    /// Vector index.
+    pub vectors: String,
+    /// Object store.
+    pub objects: String,
+    /// Counters shared between gateways.
+    pub redis: Option<String>,
+    /// Policy folder.
+    pub policies: PathBuf,
+    /// Who gets in.
+    pub auth: Auth,
+    /// Captured records on their way to the store.
+    pub spool: Spool,
+    /// Bounds of requests and connections.
+    pub limits: Limits,
+    /// Time that running answers get after SIGTERM.
+    pub drain: Seconds,
+    /// Where a running process hands its sockets to a new one.
+    pub upgrade_socket: PathBuf,
+    /// Where fine-tuning happens.
+    pub trainer: Trainer,
+    /// Where web pages come from.
+    pub firecrawl: Firecrawl,
+    /// The log.
+    pub log: Log,
+}
+
+/// PEM files of the data plane's certificate.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// Certificate chain.
+    pub certificate: String,
+    /// Private key.
+    pub key: String,
+}
+
+/// The control plane.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Control {
+    /// Its address; only loopback without an admin token.
+    pub listen: SocketAddr,
+}
+
+/// Who gets in at the data plane.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Auth {
+    /// Everybody; the caller's key goes through where the upstream has none.
+    Passthrough,
+    /// Virtual keys only.
+    Keys,
+}
+
+/// Captured records on their way to the store.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Spool {
+    /// Folder of the segment files.
+    pub dir: PathBuf,
+    /// Most bytes that wait in it.
+    pub max_bytes: Size,
+}
+
+/// Bounds of requests and connections.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Request body on the endpoints that are read.
+    pub body: Size,
+    /// Request head.
+    pub header: Size,
+    /// Time for a whole request head.
+    pub header_timeout: Seconds,
+    /// Client connections at the same time.
+    pub connections: u32,
+}
+
+/// Where fine-tuning happens.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Trainer {
+    /// openai, azure, together, fireworks or self-hosted.
+    pub profile: String,
+    /// Its API.
+    pub base_url: String,
+    /// Its key.
+    pub api_key: String,
+}
+
+/// Where web pages come from.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Firecrawl {
+    /// Its API.
+    pub base_url: String,
+    /// Its key.
+    pub api_key: String,
+}
+
+/// The log.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// `error`, `warn`, `info`, `debug`, or a list of `target=level`.
+    pub level: String,
+    /// text or json.
+    pub format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// A setting that cannot be used. The message says where, what, and the cure.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub struct ConfigError(String);
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            tls: None,
+            control: Control::default(),
+            store: "sqlite:data/weir.db".to_owned(),
+            vectors: "store".to_owned(),
+            objects: "file:data/objects".to_owned(),
+            redis: None,
+            policies: "policies".into(),
+            auth: Auth::Passthrough,
+            spool: Spool::default(),
+            limits: Limits::default(),
+            drain: Seconds(Duration::from_secs(60)),
+            upgrade_socket: "data/upgrade.sock".into(),
+            trainer: Trainer::default(),
+            firecrawl: Firecrawl::default(),
+            log: Log::default(),
+        }
+    }
+}
+
+impl Default for Control {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8081)) }
+    }
+}
+
+impl Default for Spool {
+    fn default() -> Self {
+        Self { dir: "data/spool".into(), max_bytes: Size(2 << 30) }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            body: Size(100 << 20),
+            header: Size(64 << 10),
+            header_timeout: Seconds(Duration::from_secs(10)),
+            connections: 20_000,
+        }
+    }
+}
+
+impl Default for Trainer {
+    fn default() -> Self {
+        Self {
+            profile: "openai".to_owned(),
+            base_url: "https://api.openai.com/v1".to_owned(),
+            api_key: "${OPENAI_API_KEY}".to_owned(),
+        }
+    }
+}
+
+impl Default for Firecrawl {
+    fn default() -> Self {
+        Self {
+            base_url: "https://api.firecrawl.dev".to_owned(),
+            api_key: "${FIRECRAWL_API_KEY}".to_owned(),
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info".to_owned(), format: LogFormat::Text }
+    }
+}
+
+/// The process's environment, read once.
+#[derive(Clone, Debug, Default)]
+pub struct Environment(BTreeMap<String, String>);
+
+impl Environment {
+    /// All variables that are text.
+    pub fn of_process() -> Self {
+        let text = std::env::vars_os().filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        });
+        Self(text.collect())
+    }
+
+    /// What policy files may refer to as `${NAME}`.
+    pub fn for_policies(&self) -> PolicySettings {
+        PolicySettings { env: self.0.clone(), simulator: None }
+    }
+
+    /// The token of the control plane; an empty one is none.
+    pub fn admin_token(&self) -> Option<SecretString> {
+        let token = self.0.get("WEIR_ADMIN_TOKEN")?.trim();
+        (!token.is_empty()).then(|| token.to_owned().into())
+    }
+}
+
+impl Config {
+    /// Reads `file` (or `./weir.yaml` where there is one), then the environment.
+    ///
+    /// # Errors
+    /// The first setting that cannot be used, with its place.
+    pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Self, ConfigError> {
+        let mut config = match file {
+            Some(path) => Self::read(path)?,
+            None if Path::new("weir.yaml").exists() => Self::read(Path::new("weir.yaml"))?,
+            None => Self::default(),
+        };
+        for (name, value) in &environment.0 {
+            config.set(name, value).map_err(|message| ConfigError(format!("{name}: {message}")))?;
+        }
+        config.resolve(environment)?;
+        config.check(environment)?;
+        Ok(config)
+    }
+
+    fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            ConfigError(format!("cannot read {}: {error}; check the path", path.display()))
+        })?;
+        if text.trim().is_empty() {
+            return Ok(Self::default());
+        }
+        serde_saphyr::from_str(&text)
+            .map_err(|error| ConfigError(format!("{}: {error}", path.display())))
+    }
+
+    /// Sets the key that an environment variable stands for; others are not ours.
+    fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
+        match name {
+            "WEIR_LISTEN" => self.listen = address(value)?,
+            "WEIR_TLS_CERTIFICATE" => self.tls_file(|tls| &mut tls.certificate, value),
+            "WEIR_TLS_KEY" => self.tls_file(|tls| &mut tls.key, value),
+            "WEIR_CONTROL_LISTEN" => self.control.listen = address(value)?,
+            "WEIR_STORE" => value.clone_into(&mut self.store),
+            "WEIR_VECTORS" => value.clone_into(&mut self.vectors),
+            "WEIR_OBJECTS" => value.clone_into(&mut self.objects),
+            "WEIR_REDIS" => self.redis = (!value.is_empty()).then(|| value.to_owned()),
+            "WEIR_POLICIES" => self.policies = value.into(),
+            "WEIR_AUTH" => self.auth = auth(value)?,
+            "WEIR_SPOOL_DIR" => self.spool.dir = value.into(),
+            "WEIR_SPOOL_MAX_BYTES" => self.spool.max_bytes = size(value)?,
+            "WEIR_LIMITS_BODY" => self.limits.body = size(value)?,
+            "WEIR_LIMITS_HEADER" => self.limits.header = size(value)?,
+            "WEIR_LIMITS_HEADER_TIMEOUT" => self.limits.header_timeout = seconds(value)?,
+            "WEIR_LIMITS_CONNECTIONS" => self.limits.connections = number(value)?,
+            "WEIR_DRAIN" => self.drain = seconds(value)?,
+            "WEIR_UPGRADE_SOCKET" => self.upgrade_socket = value.into(),
+            "WEIR_TRAINER_PROFILE" => value.clone_into(&mut self.trainer.profile),
+            "WEIR_TRAINER_BASE_URL" => value.clone_into(&mut self.trainer.base_url),
+            "WEIR_TRAINER_API_KEY" => value.clone_into(&mut self.trainer.api_key),
+            "WEIR_FIRECRAWL_BASE_URL" => value.clone_into(&mut self.firecrawl.base_url),
+            "WEIR_FIRECRAWL_API_KEY" => value.clone_into(&mut self.firecrawl.api_key),
+            "WEIR_LOG_LEVEL" => value.clone_into(&mut self.log.level),
+            "WEIR_LOG_FORMAT" => self.log.format = log_format(value)?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn tls_file(&mut self, field: impl FnOnce(&mut Tls) -> &mut String, value: &str) {
+        let empty = || Tls { certificate: String::new(), key: String::new() };
+        value.clone_into(field(self.tls.get_or_insert_with(empty)));
+    }
+
+    /// Replaces `${NAME}`; an unset variable leaves a key empty and is an error elsewhere.
+    fn resolve(&mut self, environment: &Environment) -> Result<(), ConfigError> {
+        let settings = environment.for_policies();
+        for key in [&mut self.trainer.api_key, &mut self.firecrawl.api_key] {
+            *key = expand(key, &settings).unwrap_or_default();
+        }
+        let mut needed: Vec<(&str, &mut String)> = vec![
+            ("store", &mut self.store),
+            ("vectors", &mut self.vectors),
+            ("objects", &mut self.objects),
+            ("trainer.base_url", &mut self.trainer.base_url),
+            ("firecrawl.base_url", &mut self.firecrawl.base_url),
+        ];
+        if let Some(redis) = &mut self.redis {
+            needed.push(("redis", redis));
+        }
+        for (key, text) in needed {
+            *text = expand(text, &settings).map_err(|variable| {
+                ConfigError(format!(
+                    "`{key}` needs the environment variable {variable}, which is not set"
+                ))
+            })?;
+        }
+        Ok(())
+    }
+
+    fn check(&self, environment: &Environment) -> Result<(), ConfigError> {
+        let fail = |message: &str| Err(ConfigError(message.to_owned()));
+        if self.auth == Auth::Keys {
+            return fail(
+                "`auth: keys` cannot be used yet: this version has no virtual keys and would \
+                 refuse every caller; use `auth: passthrough`",
+            );
+        }
+        if environment.admin_token().is_none() && !self.control.listen.ip().is_loopback() {
+            return fail(
+                "`control.listen` is not a loopback address and WEIR_ADMIN_TOKEN is not set: \
+                 anybody could use the control plane; set the token or listen on 127.0.0.1",
+            );
+        }
+        if self.limits.body.0 == 0 || self.limits.connections == 0 {
+            return fail("`limits.body` and `limits.connections` must be more than 0");
+        }
+        if !(8192..=16 << 20).contains(&self.limits.header.0) {
+            return fail("`limits.header` must be between 8KiB and 16MiB");
+        }
+        if self.limits.header_timeout.0.is_zero() {
+            return fail("`limits.header_timeout` must be more than 0");
+        }
+        if self.tls.as_ref().is_some_and(|tls| tls.certificate.is_empty() || tls.key.is_empty()) {
+            return fail("`tls` needs both `certificate` and `key`");
+        }
+        Ok(())
+    }
+}
+
+fn address(value: &str) -> Result<SocketAddr, String> {
+    value.parse().map_err(|_| format!("`{value}` is no address; write it as 127.0.0.1:8080"))
+}
+
+fn auth(value: &str) -> Result<Auth, String> {
+    match value {
+        "passthrough" => Ok(Auth::Passthrough),
+        "keys" => Ok(Auth::Keys),
+        _ => Err(format!("`{value}` is neither passthrough nor keys")),
+    }
+}
+
+fn log_format(value: &str) -> Result<LogFormat, String> {
+    match value {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err(format!("`{value}` is neither text nor json")),
+    }
+}
+
+fn size(value: &str) -> Result<Size, String> {
+    Size::parse(value).ok_or_else(|| format!("`{value}` is no size; write it as 64KiB or 100MiB"))
+}
+
+fn seconds(value: &str) -> Result<Seconds, String> {
+    Seconds::parse(value).ok_or_else(|| format!("`{value}` is no duration; write it as 10s or 5m"))
+}
+
+fn number(value: &str) -> Result<u32, String> {
+    value.parse().map_err(|_| format!("`{value}` is no whole number"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+
+    fn environment(pairs: &[(&str, &str)]) -> Environment {
+        let pairs = pairs.iter().map(|&(name, value)| (name.to_owned(), value.to_owned()));
+        Environment(pairs.collect())
+    }
+
+    fn load(yaml: &str, env: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(yaml.as_bytes()).unwrap();
+        Config::load(Some(file.path()), &environment(env))
+    }
+
+    #[test]
+    fn the_contracts_example_loads_as_written() {
+        let yaml = r#"
+listen: 127.0.0.1:8080
+control: { listen: 127.0.0.1:8081 }
+store: sqlite:data/weir.db            # or postgres://user@host/db
+vectors: store
+objects: file:data/objects
+redis: null
+policies: policies
+auth: passthrough
+spool: { dir: data/spool, max_bytes: 2GiB }
+limits: { body: 100MiB, header: 64KiB, header_timeout: 10s, connections: 20000 }
+drain: 60s
+trainer: { profile: openai, base_url: https://api.openai.com/v1, api_key: "${OPENAI_API_KEY}" }
+firecrawl: { base_url: https://api.firecrawl.dev, api_key: "${FIRECRAWL_API_KEY}" }
+"#;
+        let config = load(yaml, &[("OPENAI_API_KEY", "sk-1")]).unwrap();
+        assert_eq!(config.limits.body, Size(104_857_600));
+        assert_eq!(config.trainer.api_key, "sk-1");
+        assert_eq!(config.firecrawl.api_key, "");
+    }
+
+    #[test]
+    fn the_environment_goes_before_the_file() {
+        let env = [("WEIR_LIMITS_BODY", "1MiB"), ("WEIR_CONTROL_LISTEN", "127.0.0.1:9")];
+        let config = load("limits: { body: 5MiB }", &env).unwrap();
+        assert_eq!(config.limits.body, Size(1 << 20));
+        assert_eq!(config.control.listen.port(), 9);
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_named_with_its_line_and_a_cure() {
+        let cases = [
+            ("listen: 127.0.0.1:1\nlitsen: x\n", "litsen"),
+            ("drain: soon", "write it as"),
+            ("limits: { body: 0 }", "more than 0"),
+            ("listen: nowhere", "1:9"),
+            ("auth: keys", "passthrough"),
+            ("control: { listen: 0.0.0.0:8081 }", "WEIR_ADMIN_TOKEN"),
+            ("store: ${NOT_SET}", "NOT_SET"),
+        ];
+        for (yaml, expected) in cases {
+            let message = load(yaml, &[]).unwrap_err().to_string();
+            assert!(message.contains(expected), "{yaml}: {message}");
+        }
+    }
+
+    #[test]
+    fn a_control_plane_for_others_needs_a_token() {
+        let open = "control: { listen: 0.0.0.0:8081 }";
+        assert!(load(open, &[("WEIR_ADMIN_TOKEN", " ")]).is_err());
+        assert!(load(open, &[("WEIR_ADMIN_TOKEN", "t")]).is_ok());
+    }
+}
