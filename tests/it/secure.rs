@@ -1,0 +1,112 @@
+//! TLS on either side.
+
+use std::process::Command;
+
+use crate::support::Answer;
+use crate::support::Gateway;
+use crate::support::Raw;
+use crate::support::Upstream;
+use crate::support::answer::CHAT;
+use crate::support::chat;
+use crate::support::eventually;
+use crate::support::http::good;
+use crate::support::tls::Certificate;
+use crate::support::tls::TlsUpstream;
+use crate::support::world;
+
+const ASK: &str = r#"{"model":"gpt-4.1-mini","messages":[]}"#;
+
+#[test]
+fn calls_at_the_same_time_share_one_http2_connection() {
+    let certificate = Certificate::new();
+    let folder = tempfile::tempdir().unwrap();
+    let (ca_file, _) = certificate.write(folder.path());
+    let upstream = TlsUpstream::start(&certificate);
+    let gateway = Gateway::before(&upstream.base_url())
+        .upstream("ca_file", ca_file.to_str().unwrap())
+        .start();
+
+    let clients: Vec<_> = (0..40).map(|_| Raw::connect(gateway.data())).collect();
+    let mut clients: Vec<_> = clients
+        .into_iter()
+        .map(|mut client| {
+            client.send(good());
+            client
+        })
+        .collect();
+    for client in &mut clients {
+        let answer = client.response().unwrap();
+        assert_eq!((answer.status, answer.text()), (200, CHAT.to_owned()));
+    }
+    assert_eq!((upstream.requests(), upstream.http2_requests()), (40, 40));
+    assert_eq!(upstream.connections(), 1);
+}
+
+#[test]
+fn a_provider_whose_certificate_nobody_vouches_for_is_not_talked_to() {
+    let upstream = TlsUpstream::start(&Certificate::new());
+    let folder = tempfile::tempdir().unwrap();
+    let (other, _) = Certificate::new().write(folder.path());
+    let gateway =
+        Gateway::before(&upstream.base_url()).upstream("ca_file", other.to_str().unwrap()).start();
+    chat(&gateway, ASK).assert_error(502, "api_error", "upstream_unavailable");
+    assert_eq!(upstream.requests(), 0);
+}
+
+#[test]
+fn clients_may_speak_http2_without_tls() {
+    let upstream = Upstream::always(Answer::chat());
+    let gateway = Gateway::start(&upstream);
+    let client = reqwest::Client::builder().http2_prior_knowledge().no_proxy().build().unwrap();
+    world().block_on(async {
+        let calls = (0..30).map(|_| {
+            let call = client.post(gateway.url("/v1/chat/completions")).bearer_auth("k").body(ASK);
+            tokio::spawn(call.send())
+        });
+        for call in calls.collect::<Vec<_>>() {
+            let answer = call.await.unwrap().unwrap();
+            assert_eq!(answer.version(), reqwest::Version::HTTP_2);
+            assert_eq!(answer.status(), 200);
+            assert_eq!(answer.text().await.unwrap(), CHAT);
+        }
+    });
+    let connections = || gateway.metric("weir_downstream_connections", &[]);
+    assert!(connections() > 0.5, "the client's connection is open");
+    drop(client);
+    eventually("the client's connections are closed", || connections() < 0.5);
+}
+
+#[test]
+fn clients_may_speak_tls_with_http2_or_http1() {
+    let certificate = Certificate::new();
+    let folder = tempfile::tempdir().unwrap();
+    let (chain, key) = certificate.write(folder.path());
+    let tls = format!("tls: {{ certificate: {}, key: {} }}", chain.display(), key.display());
+    let upstream = Upstream::always(Answer::chat());
+    let gateway = Gateway::builder(&upstream).config(&tls).start();
+    for (flag, version) in [("--http2", "2"), ("--http1.1", "1.1")] {
+        let url = format!("https://{}/v1/chat/completions", gateway.data());
+        let out = Command::new("curl")
+            .args(["--silent", "--show-error", "--noproxy", "*", flag, "--cacert"])
+            .arg(&chain)
+            .args(["-H", "authorization: Bearer k", "-d", ASK, "-w", "|%{http_version}", &url])
+            .output()
+            .expect("curl is installed");
+        let said = String::from_utf8(out.stdout).unwrap();
+        let complaint = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(said, format!("{CHAT}|{version}"), "{complaint}");
+    }
+}
+
+#[test]
+fn garbage_instead_of_a_handshake_hurts_nobody() {
+    let certificate = Certificate::new();
+    let folder = tempfile::tempdir().unwrap();
+    let (chain, key) = certificate.write(folder.path());
+    let tls = format!("tls: {{ certificate: {}, key: {} }}", chain.display(), key.display());
+    let upstream = Upstream::always(Answer::chat());
+    let gateway = Gateway::builder(&upstream).config(&tls).start();
+    let closed = Raw::connect(gateway.data()).send(good()).response();
+    assert!(closed.is_err(), "plain HTTP where TLS is spoken: {closed:?}");
+    assert_eq!(upstream.count(), 0);
+}

@@ -1,0 +1,275 @@
+//! The real process, with a folder, ports and a log of its own.
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Child;
+use std::process::Command;
+use std::process::ExitStatus;
+use std::process::Stdio;
+use std::time::Duration;
+use std::time::Instant;
+
+use tempfile::TempDir;
+
+use super::http::get;
+use super::metrics::Metrics;
+use super::ports::Port;
+use super::upstream::Upstream;
+
+/// How long anything may take before a test gives up; never a measure of speed.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Deadlines for tests of deadlines.
+pub(crate) const IMPATIENT: &str = "{ connect: 200ms, first_byte: 300ms, idle: 300ms }";
+
+/// What a gateway is started with.
+pub(crate) struct Builder {
+    base_url: String,
+    /// Further keys of the upstream's entry, each as ` key: value`.
+    upstream: Vec<String>,
+    policy: String,
+    config: String,
+    env: Vec<(String, String)>,
+    arguments: Vec<String>,
+}
+
+impl Builder {
+    /// An upstream entry's key, such as `("api_key", "sk-1")`.
+    pub(crate) fn upstream(mut self, key: &str, value: &str) -> Self {
+        self.upstream.push(format!("    {key}: {value}"));
+        self
+    }
+
+    /// Short deadlines.
+    pub(crate) fn impatient(self) -> Self {
+        self.upstream("timeouts", IMPATIENT)
+    }
+
+    /// Further sections of the policy file.
+    pub(crate) fn policy(mut self, yaml: &str) -> Self {
+        self.policy.push_str(yaml);
+        self.policy.push('\n');
+        self
+    }
+
+    /// Further lines of weir.yaml.
+    pub(crate) fn config(mut self, yaml: &str) -> Self {
+        self.config.push_str(yaml);
+        self.config.push('\n');
+        self
+    }
+
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// One more argument of the command line.
+    pub(crate) fn argument(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.to_owned());
+        self
+    }
+
+    fn write(&self, folder: &Path, data: u16, control: u16) {
+        let policies = folder.join("policies");
+        std::fs::create_dir_all(&policies).unwrap();
+        let mut text = format!("upstreams:\n  openai:\n    base_url: {}\n", self.base_url);
+        text.push_str(&self.upstream.join("\n"));
+        text.push('\n');
+        text.push_str(&self.policy);
+        std::fs::write(policies.join("main.yaml"), text).unwrap();
+        let config = format!(
+            "listen: 127.0.0.1:{data}\ncontrol: {{ listen: \"127.0.0.1:{control}\" }}\n{}",
+            self.config
+        );
+        std::fs::write(folder.join("weir.yaml"), config).unwrap();
+    }
+
+    /// Starts the process and waits until it takes requests.
+    pub(crate) fn start(self) -> Gateway {
+        let folder = tempfile::tempdir().unwrap();
+        let (data, control) = (Port::take(), Port::take());
+        self.write(folder.path(), data.number(), control.number());
+        let process = Process::spawn(folder.path(), "log", &self.arguments, &self.env);
+        let mut gateway = Gateway { process, data, control, folder };
+        gateway.wait_until_ready();
+        gateway
+    }
+}
+
+/// A process of ours; killed when dropped.
+pub(crate) struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// `weir` with these arguments, in `folder`, with no other environment than `env`.
+    pub(crate) fn spawn(
+        folder: &Path,
+        log: &str,
+        arguments: &[String],
+        env: &[(String, String)],
+    ) -> Self {
+        let log = folder.join(log);
+        let out = File::create(&log).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_weir"))
+            .args(arguments)
+            .current_dir(folder)
+            .env_clear()
+            .envs(env.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(out.try_clone().unwrap())
+            .stderr(out)
+            .spawn()
+            .unwrap();
+        Self { child, log }
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has written so far.
+    pub(crate) fn log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap()).into_owned()
+    }
+
+    /// Sends a signal such as `TERM`.
+    pub(crate) fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        let done = Command::new("kill").args(["-s", name, &id]).status().unwrap();
+        assert!(done.success(), "kill -s {name} {id}");
+    }
+
+    /// Waits for its end.
+    pub(crate) fn exit(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the process does not end:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- the log of process {} ---\n{}", self.child.id(), self.log());
+        }
+    }
+}
+
+/// A running gateway.
+pub(crate) struct Gateway {
+    pub(crate) process: Process,
+    data: Port,
+    control: Port,
+    folder: TempDir,
+}
+
+impl Gateway {
+    /// A gateway before one upstream, with everything at its default.
+    pub(crate) fn start(upstream: &Upstream) -> Self {
+        Self::builder(upstream).start()
+    }
+
+    pub(crate) fn builder(upstream: &Upstream) -> Builder {
+        Self::before(&upstream.base_url())
+    }
+
+    /// The same for an upstream that is no [`Upstream`].
+    pub(crate) fn before(base_url: &str) -> Builder {
+        Builder {
+            base_url: base_url.to_owned(),
+            upstream: Vec::new(),
+            policy: String::new(),
+            config: String::new(),
+            env: Vec::new(),
+            arguments: vec!["serve".to_owned()],
+        }
+    }
+
+    fn wait_until_ready(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        while get(self.control(), "/readyz").is_none_or(|answer| answer.status != 200) {
+            let ended = self.process.has_ended();
+            assert!(!ended, "the gateway did not start:\n{}", self.log());
+            assert!(Instant::now() < deadline, "the gateway is not ready:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Where clients connect.
+    pub(crate) fn data(&self) -> SocketAddr {
+        self.data.address()
+    }
+
+    /// Where operators connect.
+    pub(crate) fn control(&self) -> SocketAddr {
+        self.control.address()
+    }
+
+    /// A URL of the data plane.
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.data())
+    }
+
+    /// Its folder: weir.yaml, policies, data.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn log(&self) -> String {
+        self.process.log()
+    }
+
+    pub(crate) fn metrics(&self) -> Metrics {
+        let answer = get(self.control(), "/metrics").expect("the control plane answers");
+        Metrics::parse(&answer.text())
+    }
+
+    /// The sum of a metric's series that carry these labels.
+    pub(crate) fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        self.metrics().sum(name, labels)
+    }
+
+    /// Memory in use, in bytes.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()));
+        let status = status.unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    }
+
+    fn is_idle(&self) -> bool {
+        let text = get(self.control(), "/metrics").map(|answer| answer.text());
+        text.is_some_and(|text| Metrics::parse(&text).sum("weir_in_flight_requests", &[]) < 0.5)
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        if std::thread::panicking() || self.process.has_ended() {
+            return;
+        }
+        // A call that nobody waits for any more must not be counted as running.
+        let deadline = Instant::now() + PATIENCE;
+        while !self.is_idle() {
+            assert!(Instant::now() < deadline, "calls are still running:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
