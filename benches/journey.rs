@@ -1,1 +1,108 @@
-fn main(){}
+//! The steps of a request's journey, without sockets: what each costs beside the others.
+
+#![expect(clippy::unwrap_used, reason = "a bench that cannot set up has nothing to measure")]
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use criterion::BenchmarkId;
+use criterion::Criterion;
+use criterion::Throughput;
+use criterion::criterion_group;
+use criterion::criterion_main;
+use weir::metering::catalogue::Catalogue;
+use weir::metering::cost::UsageSource;
+use weir::metering::cost::price;
+use weir::metering::tokens;
+use weir::openai::endpoint::Endpoint;
+use weir::openai::request::Patch;
+use weir::openai::request::RequestView;
+use weir::openai::response::AnswerFacts;
+use weir::openai::stream::StreamTap;
+use weir::openai::usage::Usage;
+use weir::telemetry::metrics::CallLabels;
+use weir::telemetry::metrics::Metrics;
+use weir::telemetry::metrics::Observation;
+
+/// A conversation of `turns` messages of 2 KB, or one short message.
+fn request(turns: usize) -> Bytes {
+    let turn = |i: usize| {
+        let role = if i.is_multiple_of(2) { "user" } else { "assistant" };
+        let text = "the gateway reads a request and finds the model it names ".repeat(36);
+        format!(r#"{{"role": "{role}", "content": "{text}"}}"#)
+    };
+    let mut messages = vec![r#"{"role": "user", "content": "Say hello"}"#.to_owned()];
+    messages.extend((0..turns).map(turn));
+    let messages = messages.join(", ");
+    format!(r#"{{"model": "gpt-4o-mini", "messages": [{messages}], "temperature": 0.7, "stream": true}}"#)
+        .into()
+}
+
+const ANSWER: &str = r#"{"id":"chatcmpl-1","object":"chat.completion","created":1760000000,"model":"gpt-4o-mini","choices":[{"index":0,"message":{"role":"assistant","content":"Hello! How can I help you today?","refusal":null},"logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":60,"completion_tokens":120,"total_tokens":180,"prompt_tokens_details":{"cached_tokens":0,"audio_tokens":0},"completion_tokens_details":{"reasoning_tokens":0}},"service_tier":"default"}"#;
+
+const EVENT: &str = "data: {\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":1760000000,\"model\":\"gpt-4o-mini\",\"service_tier\":\"default\",\"system_fingerprint\":\"fp_1\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\" gateway\"},\"logprobs\":null,\"finish_reason\":null}],\"usage\":null}\n\n";
+
+fn requests(c: &mut Criterion) {
+    let mut group = c.benchmark_group("request");
+    for (name, turns) in [("300 B", 0), ("32 KB", 16), ("200 KB", 100)] {
+        let body = request(turns);
+        group.throughput(Throughput::Bytes(body.len() as u64));
+        group.bench_with_input(BenchmarkId::new("parse", name), &body, |b, body| {
+            b.iter(|| RequestView::parse(black_box(body)).unwrap());
+        });
+        let view = RequestView::parse(&body).unwrap();
+        let patch = Patch { model: Some("gpt-6-luna"), ask_usage: true, set: &[] };
+        group.bench_with_input(BenchmarkId::new("splice", name), &body, |b, body| {
+            b.iter(|| view.splice(black_box(body), &patch));
+        });
+        group.bench_with_input(BenchmarkId::new("estimate tokens", name), &body, |b, body| {
+            b.iter(|| tokens::estimate_prompt("gpt-4o-mini", black_box(body)));
+        });
+    }
+    group.finish();
+}
+
+fn answers(c: &mut Criterion) {
+    c.bench_function("answer/facts", |b| {
+        b.iter(|| AnswerFacts::read(black_box(ANSWER.as_bytes())).unwrap());
+    });
+    let event = Bytes::from_static(EVENT.as_bytes());
+    let mut tap = StreamTap::new(Endpoint::ChatCompletions, true);
+    c.bench_function("answer/event", |b| {
+        b.iter(|| tap.push(event.clone(), &mut |piece| drop(black_box(piece))));
+    });
+}
+
+fn records(c: &mut Criterion) {
+    let catalogue = Catalogue::builtin();
+    let usage = Usage { input: 2006, cached_input: 1920, output: 300, ..Usage::default() };
+    let bill = || price(catalogue.get("gpt-5"), &usage, UsageSource::Reported, Some("default"));
+    c.bench_function("record/price", |b| b.iter(|| black_box(bill())));
+
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let labels = CallLabels {
+        operation: "chat",
+        request_model: "gpt-5",
+        response_model: "gpt-5",
+        provider: "openai",
+        error_type: "",
+        team: "",
+        key: "passthrough",
+        route: "default",
+        status: 200,
+    };
+    let seen = Observation {
+        took: Duration::from_millis(800),
+        first_token: None,
+        overhead: Some(Duration::from_micros(60)),
+        usage: Some(usage),
+        usage_estimated: false,
+        cost: bill().cost,
+    };
+    c.bench_function("record/metrics", |b| b.iter(|| metrics.record(&labels, black_box(&seen))));
+}
+
+criterion_group!(journey, requests, answers, records);
+criterion_main!(journey);
