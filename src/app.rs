@@ -57,13 +57,16 @@ pub enum AppError {
     Other(String),
 }
 
-/// Runs the gateway until a signal ends it.
+/// Runs the gateway until a signal ends it. `json` goes before the log's format in the settings.
 ///
 /// # Errors
 /// What keeps it from starting.
-pub fn serve(arguments: &cli::Serve) -> Result<(), AppError> {
+pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
     let environment = Environment::of_process();
-    let config = Config::load(arguments.config.as_deref(), &environment)?;
+    let mut config = Config::load(arguments.config.as_deref(), &environment)?;
+    if json {
+        config.log.format = LogFormat::Json;
+    }
     let log = start_log(&config)?;
     warn_of_inert(&config);
     let mut tasks: Vec<(&'static str, Task)> = Vec::new();

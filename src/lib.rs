@@ -12,7 +12,7 @@
 //! | [`metering`] | prices, money, tokens | `openai` | `tiktoken_rs` |
 //! | [`policy`] | the policy folder: upstreams and models | `openai`, `metering` | `arc_swap`, `serde_saphyr` |
 //! | [`telemetry`] | every metric series, the log | `openai`, `metering` | `prometheus`, `tracing_subscriber` |
-//! | [`upstream`] | the way to a provider: connections, TLS, gates, retry budget | `openai`, `policy`, `telemetry` | `rustls`, `tokio_rustls`, `rustls_native_certs` |
+//! | [`upstream`] | the way to a provider: connections, TLS, gates, retry budget | `openai`, `policy`, `telemetry` | `tokio_rustls`, `rustls_native_certs` |
 //! | [`proxy`] | the data plane: the journey of one request | `openai`, `metering`, `policy`, `telemetry`, `upstream` | |
 //! | [`admin`] | the control plane's routes | `openai`, `policy`, `telemetry` | `utoipa`, `utoipa_axum` |
 //! | [`simulator`] | the stand-in for OpenAI | `openai` | |

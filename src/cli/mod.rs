@@ -15,6 +15,9 @@ use crate::app;
 struct Arguments {
     #[command(subcommand)]
     command: Command,
+    /// Prints for machines: log lines and errors as JSON.
+    #[arg(long, global = true)]
+    json: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -55,15 +58,16 @@ pub struct Simulate {
 
 /// Runs the command that the arguments name. Exits with 0, 1 (refused, failed) or 2 (usage).
 pub fn run() -> ExitCode {
-    let done = match Arguments::parse().command {
-        Command::Serve(arguments) => app::serve(&arguments),
+    let Arguments { command, json } = Arguments::parse();
+    let done = match command {
+        Command::Serve(arguments) => app::serve(&arguments, json),
         Command::Simulate(arguments) => app::simulate(&arguments),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("weir: {error}");
-            ExitCode::FAILURE
-        }
+    let Err(error) = done else { return ExitCode::SUCCESS };
+    if json {
+        eprintln!("{}", serde_json::json!({ "error": { "message": error.to_string() } }));
+    } else {
+        eprintln!("weir: {error}");
     }
+    ExitCode::FAILURE
 }

@@ -24,6 +24,9 @@ use pingora::server::configuration::ServerConf;
 use pingora::services::background::BackgroundService;
 use pingora::services::background::background_service;
 use pingora::services::listening::Service;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject as _;
 use thiserror::Error;
 
 use crate::admin::Readiness;
@@ -162,14 +165,28 @@ fn tls(certificate: &str, key: &str) -> Result<TlsSettings, StartError> {
         key: key.to_owned(),
         reason,
     };
-    // The engine panics on files that it cannot use, so they are looked at first.
-    for path in [certificate, key] {
-        std::fs::File::open(path).map_err(|error| fail(format!("{path}: {error}")))?;
-    }
+    // The engine panics on files that it cannot use, so they are tried first.
+    try_certificate(certificate, key).map_err(fail)?;
     let mut settings =
         TlsSettings::intermediate(certificate, key).map_err(|error| fail(error.to_string()))?;
     settings.enable_h2();
     Ok(settings)
+}
+
+/// Builds a TLS configuration of the files and drops it again.
+fn try_certificate(certificate: &str, key: &str) -> Result<(), String> {
+    let chain = CertificateDer::pem_file_iter(certificate)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| {
+            format!("{certificate}: {error}; it must hold certificates in PEM form")
+        })?;
+    let private = PrivateKeyDer::from_pem_file(key)
+        .map_err(|error| format!("{key}: {error}; it must hold a private key in PEM form"))?;
+    rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .and_then(|config| config.with_no_client_auth().with_single_cert(chain, private))
+        .map(drop)
+        .map_err(|error| error.to_string())
 }
 
 /// Fails early, and in words, where the engine would panic in a task.

@@ -200,4 +200,21 @@ fn wrong_usage_is_2_and_help_is_0() {
     let (code, said) = run(folder.path(), &["serve", "--config", "not-there.yaml"], &[]);
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("not-there.yaml"), "{said}");
+    let (_, said) = run(folder.path(), &["--json", "serve", "--config", "not-there.yaml"], &[]);
+    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert!(said["error"]["message"].as_str().unwrap().contains("not-there.yaml"), "{said}");
+}
+
+#[test]
+fn a_certificate_that_cannot_be_used_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("cert.pem"), "nothing of use").unwrap();
+    for (certificate, key, what) in
+        [("cert.pem", "cert.pem", "cert.pem"), ("nowhere.pem", "cert.pem", "nowhere.pem")]
+    {
+        let env = [("WEIR_TLS_CERTIFICATE", certificate), ("WEIR_TLS_KEY", key)];
+        let (code, said) = run(folder.path(), &["serve"], &env);
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains(what) && !said.contains("panicked"), "{said}");
+    }
 }
