@@ -61,6 +61,8 @@ impl BackgroundService for Keeper {
             return;
         }
         let deadline = Instant::now() + self.drain;
+        // A connection that was accepted a moment ago is not counted yet.
+        tokio::time::sleep(STEP * 5).await;
         while self.busy() && Instant::now() < deadline {
             tokio::time::sleep(STEP).await;
         }

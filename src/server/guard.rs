@@ -23,7 +23,7 @@ use tokio::time::Sleep;
 use crate::openai::error::ApiError;
 
 use super::head_check::HeadCheck;
-use super::head_check::is_http2_preface;
+use super::head_check::Preface;
 
 /// What connection and request handler tell each other.
 #[derive(Debug, Default)]
@@ -32,8 +32,8 @@ pub(super) struct Shared {
     begun: AtomicU64,
     /// Requests that ended.
     ended: AtomicU64,
-    /// The head that is being read must be refused.
-    fault: AtomicBool,
+    /// Requests whose heads were looked at and are fine; all of them with HTTP/2.
+    checked: AtomicU64,
     /// The connection is a WebSocket now: it may be silent.
     upgraded: AtomicBool,
 }
@@ -44,15 +44,16 @@ pub(super) struct Running(Arc<Shared>);
 impl Shared {
     /// A request's head was read; returns whether it must be refused.
     pub(super) fn begin(self: &Arc<Self>) -> (Running, bool) {
-        self.begun.fetch_add(1, Ordering::Relaxed);
-        (Running(Arc::clone(self)), self.fault.swap(false, Ordering::Relaxed))
+        let number = self.begun.fetch_add(1, Ordering::Relaxed) + 1;
+        (Running(Arc::clone(self)), number > self.checked.load(Ordering::Relaxed))
     }
 
     pub(super) fn upgraded(&self) {
         self.upgraded.store(true, Ordering::Relaxed);
     }
 
-    fn begun(&self) -> u64 {
+    /// Requests that were begun.
+    pub(super) fn begun(&self) -> u64 {
         self.begun.load(Ordering::Relaxed)
     }
 
@@ -81,11 +82,12 @@ pub(super) struct Guarded<S> {
     inner: S,
     shared: Arc<Shared>,
     patience: Patience,
-    /// Requests begun when the current head's first byte came.
+    /// Requests begun when the client was last waited for.
     seen: u64,
-    /// The head that is being read, and since when; the time is taken only when it does not come
-    /// whole.
-    head: Option<(Option<Instant>, HeadCheck)>,
+    check: HeadCheck,
+    /// When the wait for the remainder of a head began.
+    head_since: Option<Instant>,
+    preface: Preface,
     http2: bool,
     quiet_since: Instant,
     timer: Option<Pin<Box<Sleep>>>,
@@ -95,37 +97,44 @@ pub(super) struct Guarded<S> {
 
 impl<S> Guarded<S> {
     pub(super) fn new(inner: S, shared: Arc<Shared>, patience: Patience, http2: bool) -> Self {
-        Self {
+        let mut guarded = Self {
             inner,
             shared,
             patience,
             seen: 0,
-            head: None,
-            http2,
+            check: HeadCheck::new(),
+            head_since: None,
+            preface: Preface::default(),
+            http2: false,
             quiet_since: Instant::now(),
             timer: None,
             instead: None,
+        };
+        if http2 {
+            guarded.speaks_http2();
         }
+        guarded
     }
 
-    /// Looks at bytes that came while no request was running: they belong to a head.
+    /// HTTP/2 has no heads of lines, and one way to say where a body ends.
+    fn speaks_http2(&mut self) {
+        self.http2 = true;
+        self.shared.checked.store(u64::MAX, Ordering::Relaxed);
+    }
+
+    /// Looks at what the client sent.
     fn inspect(&mut self, bytes: &[u8]) {
-        if self.http2 || bytes.is_empty() || self.shared.busy() {
+        if self.http2 || bytes.is_empty() {
             return;
         }
-        if self.shared.begun() != self.seen {
-            self.seen = self.shared.begun();
-            self.head = None;
+        if self.preface.complete(bytes) {
+            return self.speaks_http2();
         }
-        if self.seen == 0 && self.head.is_none() && is_http2_preface(bytes) {
-            self.http2 = true;
-            return;
+        if !self.shared.busy() && self.shared.begun() == self.check.good() {
+            self.check.all_answered();
         }
-        let (_, check) = self.head.get_or_insert_with(|| (None, HeadCheck::new()));
-        check.feed(bytes);
-        if check.fault() {
-            self.shared.fault.store(true, Ordering::Relaxed);
-        }
+        self.check.feed(bytes);
+        self.shared.checked.store(self.check.good(), Ordering::Relaxed);
     }
 
     /// Ready when the client has used up its patience. The timer is moved only when it fires, or
@@ -136,14 +145,13 @@ impl<S> Guarded<S> {
         }
         if self.shared.begun() != self.seen {
             self.seen = self.shared.begun();
-            self.head = None;
+            self.head_since = None;
             self.quiet_since = Instant::now();
         }
-        let deadline = match &mut self.head {
-            Some((since, _)) if !self.http2 => {
-                *since.get_or_insert_with(Instant::now) + self.patience.head
-            }
-            _ => self.quiet_since + self.patience.idle,
+        let deadline = if self.check.in_head() && !self.http2 {
+            *self.head_since.get_or_insert_with(Instant::now) + self.patience.head
+        } else {
+            self.quiet_since + self.patience.idle
         };
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
         if timer.deadline() > deadline {

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -26,6 +27,7 @@ use pingora::protocols::ALPN;
 use pingora::protocols::Stream;
 use pingora::server::ShutdownWatch;
 use tokio::io::AsyncWriteExt as _;
+use tokio::time::Instant;
 
 use crate::openai::error::ApiError;
 use crate::proxy::FramingFault;
@@ -44,6 +46,10 @@ use super::guard::close_with;
 const MAX_STREAMS: u32 = 100;
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
+/// How long a connection that has not asked for anything yet is kept when the process stops, and
+/// how often it is looked at.
+const FIRST_REQUEST: Duration = Duration::from_millis(500);
+const STEP: Duration = Duration::from_millis(5);
 /// hyper's least buffer; a smaller header limit cannot be kept.
 pub(super) const LEAST_BUFFER: usize = 8192;
 
@@ -109,17 +115,29 @@ impl ServerApp for Plane {
         let http2 = stream.selected_alpn_proto() == Some(ALPN::H2);
         let io = Guarded::new(stream, Arc::clone(&shared), self.patience, http2);
         let gateway = Arc::clone(&self.gateway);
+        let talk = Arc::clone(&shared);
         let service =
-            service_fn(move |request| answer(Arc::clone(&gateway), Arc::clone(&shared), request));
+            service_fn(move |request| answer(Arc::clone(&gateway), Arc::clone(&talk), request));
         let connection = self.http.serve_connection_with_upgrades(TokioIo::new(io), service);
         let mut connection = std::pin::pin!(connection);
         let ended = tokio::select! {
             biased;
             ended = connection.as_mut() => ended,
             () = stopping(shutdown.clone()) => {
-                // Idle connections close now, busy ones after their answer.
-                connection.as_mut().graceful_shutdown();
-                connection.await
+                let mut ended = None;
+                // Who has just connected is about to ask: that request must not be lost.
+                let deadline = Instant::now() + FIRST_REQUEST;
+                while ended.is_none() && shared.begun() == 0 && Instant::now() < deadline {
+                    ended = tokio::time::timeout(STEP, connection.as_mut()).await.ok();
+                }
+                match ended {
+                    Some(ended) => ended,
+                    None => {
+                        // Idle connections close now, busy ones after their answer.
+                        connection.as_mut().graceful_shutdown();
+                        connection.await
+                    }
+                }
             }
         };
         if let Err(error) = ended {

@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::task::Context;
 use std::task::Poll;
@@ -27,8 +28,8 @@ pub enum OutBody {
     Stream {
         /// The client's body.
         inner: Pin<Box<dyn Body<Data = Bytes, Error = BodyError> + Send>>,
-        /// Whether its last byte has been passed on.
-        done: Arc<AtomicBool>,
+        /// How far it has come.
+        upload: Arc<Upload>,
     },
 }
 
@@ -41,13 +42,34 @@ impl std::fmt::Debug for OutBody {
     }
 }
 
-/// Tells whether a request has been sent to its last byte.
+/// How far a body that is passed on has come.
+#[derive(Debug, Default)]
+pub struct Upload {
+    /// Its last byte has been passed on.
+    done: AtomicBool,
+    /// The provider would take more, and the client has not sent it yet.
+    waits_for_client: AtomicBool,
+    pieces: AtomicU64,
+}
+
+/// Tells how far a request has been sent.
 #[derive(Clone)]
-pub(super) struct Progress(Option<Arc<AtomicBool>>);
+pub(super) struct Progress(Option<Arc<Upload>>);
 
 impl Progress {
     pub(super) fn sent(&self) -> bool {
-        self.0.as_ref().is_none_or(|done| done.load(Ordering::Relaxed))
+        self.0.as_ref().is_none_or(|upload| upload.done.load(Ordering::Relaxed))
+    }
+
+    /// Pieces that the provider has taken.
+    pub(super) fn pieces(&self) -> u64 {
+        self.0.as_ref().map_or(0, |upload| upload.pieces.load(Ordering::Relaxed))
+    }
+
+    /// Whether the provider has taken nothing since there were `pieces`, and could have.
+    pub(super) fn stuck_at(&self, pieces: u64) -> bool {
+        let waits = |upload: &Arc<Upload>| upload.waits_for_client.load(Ordering::Relaxed);
+        self.pieces() == pieces && !self.0.as_ref().is_some_and(waits)
     }
 }
 
@@ -59,8 +81,9 @@ impl OutBody {
 
     /// A body that is passed on while it is read.
     pub fn stream(inner: impl Body<Data = Bytes, Error = BodyError> + Send + 'static) -> Self {
-        let done = Arc::new(AtomicBool::new(inner.is_end_stream()));
-        Self::Stream { inner: Box::pin(inner), done }
+        let upload = Arc::new(Upload::default());
+        upload.done.store(inner.is_end_stream(), Ordering::Relaxed);
+        Self::Stream { inner: Box::pin(inner), upload }
     }
 
     /// Whether it can be sent twice.
@@ -78,7 +101,7 @@ impl OutBody {
     pub(super) fn progress(&self) -> Progress {
         match self {
             Self::Whole(_) => Progress(None),
-            Self::Stream { done, .. } => Progress(Some(Arc::clone(done))),
+            Self::Stream { upload, .. } => Progress(Some(Arc::clone(upload))),
         }
     }
 }
@@ -93,10 +116,12 @@ impl Body for OutBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Stream { inner, done } => {
+            Self::Stream { inner, upload } => {
                 let frame = inner.as_mut().poll_frame(cx);
+                upload.waits_for_client.store(frame.is_pending(), Ordering::Relaxed);
+                upload.pieces.fetch_add(u64::from(frame.is_ready()), Ordering::Relaxed);
                 if matches!(frame, Poll::Ready(None)) || inner.is_end_stream() {
-                    done.store(true, Ordering::Relaxed);
+                    upload.done.store(true, Ordering::Relaxed);
                 }
                 frame
             }

@@ -279,7 +279,8 @@ impl Client {
         Ok((lease, answer?))
     }
 
-    /// Waits for the answer's head. The deadline runs from the request's last byte.
+    /// Waits for the answer's head. The deadline runs from the request's last byte; a provider that
+    /// takes nothing of the body for as long has missed it, too.
     async fn wait<T>(
         &self,
         answer: impl Future<Output = T>,
@@ -288,10 +289,11 @@ impl Client {
         let after = self.timeouts.first_byte;
         let mut answer = std::pin::pin!(answer);
         loop {
+            let pieces = progress.pieces();
             if let Ok(answer) = tokio::time::timeout(after, answer.as_mut()).await {
                 return Ok(answer);
             }
-            if progress.sent() {
+            if progress.sent() || progress.stuck_at(pieces) {
                 return Err(Lost::Late(after));
             }
         }

@@ -3,6 +3,9 @@
 use std::net::TcpListener;
 use std::net::TcpStream;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 
 use crate::support::Answer;
 use crate::support::Gateway;
@@ -92,15 +95,26 @@ fn a_new_process_takes_the_sockets_over_without_a_failed_request() {
     let socket = gateway.folder().join("data/upgrade.sock");
     eventually("the next process waits for the sockets", || socket.exists());
     gateway.process.signal("QUIT");
-    let mut served = 0;
-    let mut old_ended = false;
-    while !old_ended {
-        old_ended = gateway.process.has_ended();
-        let answer = Raw::connect(gateway.data()).send(good()).response();
-        assert!(answer.is_ok_and(|answer| answer.status == 200), "after {served} requests");
-        served += 1;
-    }
-    assert_eq!(gateway.process.exit().code(), Some(0));
+    // Clients that open a connection for each request, until the old process is gone.
+    let (address, over) = (gateway.data(), Arc::new(AtomicBool::new(false)));
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            let over = Arc::clone(&over);
+            std::thread::spawn(move || {
+                let mut served = 0;
+                while !over.load(Ordering::Relaxed) {
+                    let answer = Raw::connect(address).send(good()).response();
+                    assert!(answer.is_ok_and(|answer| answer.status == 200), "after {served}");
+                    served += 1;
+                }
+                served
+            })
+        })
+        .collect();
+    let code = gateway.process.exit().code();
+    over.store(true, Ordering::Relaxed);
+    let served: u32 = clients.into_iter().map(|client| client.join().unwrap()).sum();
+    assert_eq!(code, Some(0));
     assert_eq!(get(gateway.control(), "/readyz").unwrap().status, 200);
     assert!(next.log().contains("ready"), "{}", next.log());
     assert!(served > 10);

@@ -84,6 +84,14 @@ impl Answer {
         (Self::whole(200, headers, &packed), packed)
     }
 
+    /// What the first step writes.
+    pub(crate) fn first_bytes(&self) -> Vec<u8> {
+        match self.steps.first() {
+            Some(Step::Write(bytes)) => bytes.clone(),
+            _ => Vec::new(),
+        }
+    }
+
     pub(crate) fn then(mut self, step: Step) -> Self {
         self.steps.push(step);
         self

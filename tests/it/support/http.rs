@@ -54,6 +54,16 @@ pub(crate) struct Cut {
     pub(crate) bytes: Vec<u8>,
 }
 
+/// The sending side of a connection.
+pub(crate) struct Sender(TcpStream);
+
+impl Sender {
+    /// Sends all of it, or as much as the peer takes.
+    pub(crate) fn send_all(mut self, bytes: &[u8]) {
+        let _ = self.0.write_all(bytes);
+    }
+}
+
 /// One connection. Reads wait for at most [`PATIENCE`].
 pub(crate) struct Raw {
     stream: TcpStream,
@@ -74,10 +84,20 @@ impl Raw {
         self
     }
 
+    /// The same connection for a thread that sends while this one reads.
+    pub(crate) fn sender(&self) -> Sender {
+        Sender(self.stream.try_clone().unwrap())
+    }
+
     /// Says that nothing more will be sent.
     pub(crate) fn finish(&mut self) -> &mut Self {
         let _ = self.stream.shutdown(Shutdown::Write);
         self
+    }
+
+    /// Ends the connection, for whoever sends on it, too.
+    pub(crate) fn close(self) {
+        let _ = self.stream.shutdown(Shutdown::Both);
     }
 
     /// Reads one answer.
