@@ -2,10 +2,6 @@
 
 use std::process::ExitCode;
 
-// Measured beside the system's allocator: about 1 us less CPU per request, the same memory.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     // Before anything opens a TLS connection: one provider for the whole process. It fails only
     // when there is one already.
