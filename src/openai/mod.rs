@@ -9,6 +9,7 @@ mod keys;
 pub mod request;
 pub mod response;
 mod scan;
+pub mod shape;
 mod splice;
 pub mod stream;
 mod unescape;

@@ -121,6 +121,14 @@ impl RequestView {
         string(self.raw(body, name)?)
     }
 
+    /// A string inside a top-level object, such as a value of `metadata`, decoded. `None` when
+    /// either is absent or of another type.
+    pub fn entry<'a>(&self, body: &'a [u8], object: &str, name: &str) -> Option<Cow<'a, str>> {
+        let raw = self.raw(body, object)?;
+        let members = scan::members(raw).ok()?;
+        string(field(raw, &members.list, name)?.value.of(raw))
+    }
+
     /// The most output tokens that the client lets be made: `max_completion_tokens`, else
     /// `max_tokens`, else `max_output_tokens`. A value that is no natural number counts as absent.
     pub fn max_output_tokens(&self, body: &[u8]) -> Option<u64> {

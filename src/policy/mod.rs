@@ -2,6 +2,7 @@
 //!
 //! The whole folder is one [`Policy`]; a request takes one snapshot and keeps it to its end.
 
+mod facts;
 mod file;
 mod load;
 pub mod units;
@@ -17,6 +18,11 @@ use http::Uri;
 use crate::metering::catalogue::Catalogue;
 use crate::metering::catalogue::Model;
 
+pub use facts::Facts;
+pub use facts::KeyFacts;
+pub use facts::Live;
+pub use facts::ModelState;
+pub use facts::NO_SHUTDOWN;
 pub use load::LoadError;
 pub use load::Settings;
 pub(crate) use load::expand;
