@@ -5,7 +5,6 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use std::time::SystemTime;
 
 use http::Uri;
 use thiserror::Error;
@@ -17,10 +16,12 @@ use crate::config::Config;
 use crate::config::ConfigError;
 use crate::config::Environment;
 use crate::config::LogFormat;
-use crate::policy::LoadError;
 use crate::policy::Policy;
 use crate::policy::PolicyHandle;
+use crate::policy::Refused;
 use crate::proxy::Gateway;
+use crate::proxy::LiveStats;
+use crate::proxy::today;
 use crate::server;
 use crate::server::StartError;
 use crate::server::Task;
@@ -42,7 +43,7 @@ pub enum AppError {
     Config(#[from] ConfigError),
     /// The policy folder.
     #[error(transparent)]
-    Policy(#[from] LoadError),
+    Policy(#[from] Refused),
     /// An upstream's certificates.
     #[error(transparent)]
     Upstream(#[from] SetupError),
@@ -76,20 +77,26 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
         policy_settings.simulator = Some(base_url);
         tasks.push(("simulator", task));
     }
+    policy_settings.today = Some(today());
     let policy = Policy::load(&config.policies, &policy_settings)?;
+    for warning in &policy.warnings {
+        tracing::warn!("{warning}");
+    }
     let metrics = Arc::new(Metrics::new()?);
     metrics.policy_loaded(policy.revision());
     let upstreams = Arc::new(Upstreams::new(&policy)?);
     let policy = Arc::new(PolicyHandle::new(policy));
+    let live = Arc::new(LiveStats::default());
     let gateway = Gateway::new(
         Arc::clone(&policy),
         Arc::clone(&upstreams),
         Arc::clone(&metrics),
+        Arc::clone(&live),
         config.limits.body.0,
     );
     let readiness = Arc::new(Readiness::default());
     tasks.push(("control plane", control_plane(&config, &environment, &metrics, &readiness)?));
-    tasks.push(("chores", Box::pin(chores(upstreams, policy, Arc::clone(&metrics)))));
+    tasks.push(("chores", Box::pin(chores(upstreams, policy, live, Arc::clone(&metrics)))));
     make_room_for_socket(&config.upgrade_socket)?;
     let settings = server_settings(&config, arguments.upgrade);
     tracing::info!(listen = %config.listen, control = %config.control.listen, simulate = arguments.simulate, "starting");
@@ -177,17 +184,20 @@ fn control_plane(
 }
 
 /// What has to be done from time to time.
-async fn chores(upstreams: Arc<Upstreams>, policy: Arc<PolicyHandle>, metrics: Arc<Metrics>) {
+async fn chores(
+    upstreams: Arc<Upstreams>,
+    policy: Arc<PolicyHandle>,
+    live: Arc<LiveStats>,
+    metrics: Arc<Metrics>,
+) {
     let mut tick = tokio::time::interval(CHORES);
     loop {
         tick.tick().await;
         upstreams.sweep();
-        let today = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .map_or(0, |since| i64::try_from(since.as_secs() / 86_400).unwrap_or(0));
-        for model in policy.current().catalogue().models() {
-            if let Some(date) = model.shutdown {
-                metrics.model_shutdown(&model.name, date.days_since_epoch() - today);
+        let policy = policy.current();
+        for model in policy.catalogue().models() {
+            if let Some(day) = live.shutdown_day(&policy, &model.name) {
+                metrics.model_shutdown(&model.name, day - today());
             }
         }
     }

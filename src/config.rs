@@ -238,7 +238,7 @@ impl Environment {
 
     /// What policy files may refer to as `${NAME}`.
     pub fn for_policies(&self) -> PolicySettings {
-        PolicySettings { env: self.0.clone(), simulator: None }
+        PolicySettings { env: self.0.clone(), ..PolicySettings::default() }
     }
 
     /// The token of the control plane; an empty one is none.

@@ -87,8 +87,8 @@ pub trait Live {
     /// The state of a model of the policy.
     fn model(&self, name: &str) -> ModelState;
 
-    /// The output tokens to expect of `route` with `model`; `None` without history.
-    fn expected_output(&self, route: &str, model: &str) -> Option<f64>;
+    /// The output tokens that answers of `route` usually have; `None` without history.
+    fn expected_output(&self, route: &str) -> Option<f64>;
 }
 
 impl<'a> Facts<'a> {
@@ -169,7 +169,7 @@ pub(super) mod tests {
             ModelState::default()
         }
 
-        fn expected_output(&self, _: &str, _: &str) -> Option<f64> {
+        fn expected_output(&self, _: &str) -> Option<f64> {
             None
         }
     }

@@ -1,13 +1,26 @@
-//! The policy folder: which upstreams there are and which model lives where.
+//! The policy folder: which upstreams there are, which model lives where, and who gets which.
 //!
 //! The whole folder is one [`Policy`]; a request takes one snapshot and keeps it to its end.
 
+mod choose;
+mod clauses;
+mod diagnostic;
+mod explain;
+mod expression;
 mod facts;
 mod file;
+mod findings;
 mod load;
+mod models;
+mod routes;
+mod rule;
+mod source;
+mod sticky;
 pub mod units;
+mod upstreams;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,25 +30,49 @@ use http::Uri;
 
 use crate::metering::catalogue::Catalogue;
 use crate::metering::catalogue::Model;
+use crate::metering::tokens::Encoding;
 
+pub use choose::Candidate;
+pub use choose::Refusal;
+pub use choose::Route;
+pub use choose::Stop;
+pub use choose::Trace;
+pub use choose::Why;
+pub use diagnostic::Diagnostic;
+pub use diagnostic::Refused;
+pub use diagnostic::Severity;
+pub use explain::Explanation;
+pub use expression::EvalError;
 pub use facts::Facts;
 pub use facts::KeyFacts;
 pub use facts::Live;
 pub use facts::ModelState;
 pub use facts::NO_SHUTDOWN;
-pub use load::LoadError;
+pub use file::OnDisconnect;
+pub use load::Checked;
 pub use load::Settings;
 pub(crate) use load::expand;
+pub use rule::Rule;
+pub use rule::Target;
+pub use source::Sources;
+
+use models::Models;
 
 /// One revision of the policy folder, resolved and checked.
 #[derive(Debug)]
 pub struct Policy {
     /// First 12 hexadecimal digits of the SHA-256 of what was loaded, ready for `x-weir-policy`.
     pub revision: HeaderValue,
+    /// What is worth a look, although the folder is used.
+    pub warnings: Vec<Diagnostic>,
     upstreams: BTreeMap<String, Arc<Upstream>>,
-    models: BTreeMap<String, ModelRule>,
-    default_upstream: Arc<Upstream>,
-    catalogue: Catalogue,
+    models: Models,
+    rules: Vec<Arc<Rule>>,
+    default_rule: Arc<Rule>,
+    passthrough_rule: Arc<Rule>,
+    reads_live: bool,
+    /// Files that hold secrets, with the digest of what they held.
+    secret_files: BTreeMap<PathBuf, Vec<u8>>,
 }
 
 /// A provider that speaks OpenAI's API.
@@ -78,51 +115,31 @@ impl Default for Timeouts {
     }
 }
 
-#[derive(Debug)]
-struct ModelRule {
-    upstream: Option<String>,
-    as_name: Option<String>,
-}
-
-/// Where a request goes, and why.
-#[derive(Clone, Debug)]
-pub struct Route {
-    /// The rule's name; `default` where none matched.
-    pub name: &'static str,
-    /// The model as the policy knows it.
-    pub model: Arc<str>,
-    /// The model's name at the upstream.
-    pub upstream_model: Arc<str>,
-    /// The provider.
-    pub upstream: Arc<Upstream>,
-    /// Tries in all, the first included.
-    pub attempts: u32,
-    /// From the request's arrival to the answer's first byte, over all attempts.
-    pub deadline: Option<Duration>,
-}
-
-/// Tries of a route that names no number. OpenAI's clients make the same three.
-const DEFAULT_ATTEMPTS: u32 = 3;
-
 impl Policy {
-    /// Chooses for a request that asks for `model`. Rules come with the routing policies: until
-    /// then every request gets the model that it asks for.
-    pub fn route(&self, model: &str) -> Route {
-        let rule = self.models.get(model);
-        let upstream = rule
-            .and_then(|rule| rule.upstream.as_ref())
-            .and_then(|name| self.upstreams.get(name))
-            .unwrap_or(&self.default_upstream);
-        let model: Arc<str> = Arc::from(model);
-        let as_name = rule.and_then(|rule| rule.as_name.as_deref());
-        Route {
-            name: "default",
-            upstream_model: as_name.map_or_else(|| Arc::clone(&model), Arc::from),
-            model,
-            upstream: Arc::clone(upstream),
-            attempts: DEFAULT_ATTEMPTS,
-            deadline: None,
-        }
+    /// The model of that name at its provider; one that nobody knows is asked for at the default
+    /// upstream.
+    pub fn target(&self, model: &str) -> Arc<Target> {
+        self.models.targets.get(model).cloned().unwrap_or_else(|| self.models.plain(model))
+    }
+
+    /// Whether any rule asks how models are doing: only then are figures kept.
+    pub fn reads_live(&self) -> bool {
+        self.reads_live
+    }
+
+    /// The tokenizer of a model.
+    pub fn encoding_of(&self, model: &str) -> Encoding {
+        self.model(model).and_then(|row| row.encoding).unwrap_or_else(|| Encoding::of(model))
+    }
+
+    /// Every rule, in the order in which they are tried.
+    pub fn rules(&self) -> &[Arc<Rule>] {
+        &self.rules
+    }
+
+    /// Price and limits of a target: the policy's own, then those of the model behind an alias.
+    pub fn model_of(&self, target: &Target) -> Option<&Model> {
+        self.models.row(target)
     }
 
     /// The revision as text.
@@ -132,7 +149,7 @@ impl Policy {
 
     /// The upstream of everything that names no model.
     pub fn default_upstream(&self) -> &Arc<Upstream> {
-        &self.default_upstream
+        &self.models.default_upstream
     }
 
     /// Every upstream, in order of name.
@@ -142,17 +159,17 @@ impl Policy {
 
     /// Price and limits of a model; `None` when neither policy nor catalogue knows it.
     pub fn model(&self, name: &str) -> Option<&Model> {
-        self.catalogue.get(name)
+        self.models.catalogue.get(name)
     }
 
     /// Whether metrics may use this model's name as a label value.
     pub fn knows_model(&self, name: &str) -> bool {
-        self.models.contains_key(name) || self.catalogue.get(name).is_some()
+        self.models.is_known(name)
     }
 
     /// Every model with a price or a limit.
     pub fn catalogue(&self) -> &Catalogue {
-        &self.catalogue
+        &self.models.catalogue
     }
 }
 

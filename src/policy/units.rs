@@ -16,8 +16,21 @@ pub struct Seconds(pub Duration);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size(pub u64);
 
+/// A rate such as `600/min`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PerMinute(pub u64);
+
+impl PerMinute {
+    /// Reads `600/min` (also `/m`, `/minute`); `None` for anything else and for 0.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (number, unit) = text.split_once('/')?;
+        let number = number.trim().replace('_', "").parse().ok()?;
+        (matches!(unit.trim(), "min" | "m" | "minute") && number > 0).then_some(Self(number))
+    }
+}
+
 impl Seconds {
-    /// Reads `250ms`, `2s`, `5m`, `1h` or whole seconds; `None` for anything else.
+    /// Reads `250ms`, `2s`, `5m`, `1h`, `90d` or whole seconds; `None` for anything else.
     pub fn parse(text: &str) -> Option<Self> {
         let (number, unit) = split(text)?;
         let millis = match unit {
@@ -25,6 +38,7 @@ impl Seconds {
             "s" | "" => 1_000,
             "m" | "min" => 60_000,
             "h" => 3_600_000,
+            "d" => 86_400_000,
             _ => return None,
         };
         Some(Self(Duration::from_millis(number.checked_mul(millis)?)))
@@ -84,6 +98,14 @@ impl<'de> Deserialize<'de> for Seconds {
     }
 }
 
+impl<'de> Deserialize<'de> for PerMinute {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        let text = input.deserialize_any(Scalar("a rate such as 600/min"))?;
+        Self::parse(&text)
+            .ok_or_else(|| D::Error::custom(format!("`{text}` is no rate; write it as 600/min")))
+    }
+}
+
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
         let text = input.deserialize_any(Scalar("a size such as 64KiB or 100MiB"))?;
@@ -108,6 +130,15 @@ mod tests {
         }
         for wrong in ["", "s", "2 days", "-1s", "1.5s", "99999999999999999999s"] {
             assert_eq!(Seconds::parse(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn rates_are_read_as_people_write_them() {
+        assert_eq!(PerMinute::parse("600/min"), Some(PerMinute(600)));
+        assert_eq!(PerMinute::parse("1_000_000 / m"), Some(PerMinute(1_000_000)));
+        for wrong in ["600", "0/min", "-1/min", "600/s", "/min", "1.5/min"] {
+            assert_eq!(PerMinute::parse(wrong), None, "{wrong}");
         }
     }
 

@@ -1,8 +1,9 @@
-//! Tries a route's target until there is an answer that the client should see.
+//! Tries a route's targets until there is an answer that the client should see.
 //!
 //! An attempt lasts until the first byte for the client is there: the first event of a stream, or a
 //! whole answer. Up to then another try is invisible; after it there is none.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,6 +18,7 @@ use tokio::time::Instant;
 
 use crate::openai::error::ApiError;
 use crate::policy::Route;
+use crate::policy::Target;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::AnswerBody;
 use crate::upstream::Failure;
@@ -53,58 +55,65 @@ pub(super) struct Tried {
     pub(super) attempts: u32,
     /// Time spent waiting for the upstream, pauses included.
     pub(super) waited: Duration,
+    /// The target that was asked last: the one that answered, where one did.
+    pub(super) target: Arc<Target>,
 }
 
-/// Sends what `outgoing` makes to the route's target as often as it takes and the route, the deadline and the
-/// retry budget allow.
+/// The way along a route's targets.
+struct Walk<'a> {
+    route: &'a Route,
+    /// 0 is the first choice, 1 the first fallback.
+    at: usize,
+    attempts: u32,
+    /// Tries left at this target before the next one is asked.
+    here: u32,
+}
+
+/// Sends what `outgoing` makes to the route's targets as often as it takes and the route, the
+/// deadline and the retry budget allow.
 pub(super) async fn first_answer(
     upstreams: &Upstreams,
     metrics: &Metrics,
     route: &Route,
-    outgoing: impl Fn() -> Outgoing,
+    outgoing: impl Fn(&Target) -> Outgoing,
     since: Instant,
 ) -> Tried {
     let begun = Instant::now();
-    let mut attempts = 0;
-    let work = tries(upstreams, metrics, route, outgoing, &mut attempts);
-    let answer = match route.deadline {
+    let mut walk = Walk::begin(route, upstreams);
+    let work = tries(upstreams, metrics, &mut walk, outgoing);
+    let answer = match route.rule.deadline {
         None => work.await,
         Some(limit) => tokio::time::timeout_at(since + limit, work)
             .await
             .unwrap_or_else(|_| Err(error::deadline(limit))),
     };
-    Tried { answer, attempts, waited: begun.elapsed() }
+    let target = Arc::clone(walk.target());
+    Tried { answer, attempts: walk.attempts, waited: begun.elapsed(), target }
 }
 
 async fn tries(
     upstreams: &Upstreams,
     metrics: &Metrics,
-    route: &Route,
-    outgoing: impl Fn() -> Outgoing,
-    attempts: &mut u32,
+    walk: &mut Walk<'_>,
+    outgoing: impl Fn(&Target) -> Outgoing,
 ) -> Result<Answer, ApiError> {
     upstreams.budget.request();
     loop {
-        *attempts += 1;
-        let result = attempt(upstreams, route, outgoing()).await;
-        metrics.attempt(&route.upstream.name, outcome(&result));
-        let last = *attempts >= route.attempts;
+        walk.attempts += 1;
+        let target = Arc::clone(walk.target());
+        let result = attempt(upstreams, &target, outgoing(&target)).await;
+        metrics.attempt(&target.upstream.name, outcome(&result));
+        let last = walk.attempts >= walk.route.rule.attempts;
         // A kept connection that the provider was closing anyway says nothing about the provider.
         if !last && matches!(result, Err(Failure::Closed { reused: true, .. })) {
             continue;
         }
-        let pause = match &result {
-            Ok(answer) if retryable(answer.head.status) => {
-                pause_asked(upstreams, route, &answer.head.headers)
-            }
-            Err(failure) if worth_retrying(failure) => None,
-            _ => return finish(route, result),
+        let pause = judge(upstreams, &target, &result);
+        let wait = match walk.next(&result, pause, upstreams) {
+            Some(wait) if !last && upstreams.budget.take() => wait,
+            _ => return finish(&target, result),
         };
-        let wait = pause.unwrap_or_else(|| backoff(*attempts));
-        if last || wait > LONGEST_PAUSE || !upstreams.budget.take() {
-            return finish(route, result);
-        }
-        tracing::debug!(upstream = %route.upstream.name, model = %route.model, outcome = outcome(&result), wait_ms = wait.as_millis(), "retry");
+        tracing::debug!(upstream = %target.upstream.name, model = %target.model, outcome = outcome(&result), wait_ms = wait.as_millis(), "retry");
         if let Ok(answer) = result {
             drain(answer).await;
         }
@@ -112,17 +121,106 @@ async fn tries(
     }
 }
 
+/// Tells the target's gate what became of an attempt; returns the pause that the target asks for.
+fn judge(
+    upstreams: &Upstreams,
+    target: &Target,
+    result: &Result<Answer, Failure>,
+) -> Option<Duration> {
+    let (upstream, model) = (target.upstream.name.as_str(), &*target.upstream_model);
+    match result {
+        Ok(answer) if answer.head.status.is_server_error() => {
+            upstreams.gates.failed(upstream, model)
+        }
+        Err(failure) if worth_retrying(failure) => upstreams.gates.failed(upstream, model),
+        _ => upstreams.gates.answered(upstream, model),
+    }
+    let answer = result.as_ref().ok().filter(|answer| retryable(answer.head.status))?;
+    let asked = upstreams.gates.close(upstream, model, &answer.head.headers);
+    asked.max(upstreams.gates.closed_for(upstream, model))
+}
+
+impl<'a> Walk<'a> {
+    /// Begins at the first target whose gate is open; at the first of all where none is.
+    fn begin(route: &'a Route, upstreams: &Upstreams) -> Self {
+        let mut walk = Self { route, at: 0, attempts: 0, here: 0 };
+        if !route.fallback.is_empty() && !is_open(upstreams, &route.target) {
+            walk.at = walk.open_after(0, upstreams).unwrap_or(0);
+        }
+        walk.here = walk.patience();
+        walk
+    }
+
+    fn target(&self) -> &'a Arc<Target> {
+        match self.at.checked_sub(1).and_then(|index| self.route.fallback.get(index)) {
+            Some(fallback) => fallback,
+            None => &self.route.target,
+        }
+    }
+
+    /// Tries at a target: as many as leave one for each fallback behind it.
+    fn patience(&self) -> u32 {
+        let behind = self.route.fallback.len().saturating_sub(self.at);
+        let behind = u32::try_from(behind).unwrap_or(u32::MAX);
+        let left = self.route.rule.attempts.saturating_sub(self.attempts);
+        left.saturating_sub(behind).max(1)
+    }
+
+    /// The next target after `at` whose gate is open.
+    fn open_after(&self, at: usize, upstreams: &Upstreams) -> Option<usize> {
+        let rest = self.route.fallback.iter().enumerate().skip(at);
+        let mut open = rest.filter(|(_, target)| is_open(upstreams, target));
+        open.next().map(|(index, _)| index + 1)
+    }
+
+    /// Where to try again, and after which time; `None` where nothing is left that may help.
+    fn next(
+        &mut self,
+        result: &Result<Answer, Failure>,
+        pause: Option<Duration>,
+        upstreams: &Upstreams,
+    ) -> Option<Duration> {
+        let (here, elsewhere) = match result {
+            Ok(answer) if retryable(answer.head.status) => (true, true),
+            // The gateway's own key: the same target refuses it again.
+            Ok(answer) => (false, refuses_own_key(self.target(), answer)),
+            Err(Failure::Full { .. }) => (false, true),
+            Err(failure) => (worth_retrying(failure), worth_retrying(failure)),
+        };
+        self.here = self.here.saturating_sub(1);
+        let wait = pause.unwrap_or_else(|| backoff(self.attempts));
+        if here && self.here > 0 && wait <= LONGEST_PAUSE {
+            return Some(wait);
+        }
+        if elsewhere && let Some(next) = self.open_after(self.at, upstreams) {
+            self.at = next;
+            self.here = self.patience();
+            return Some(Duration::ZERO);
+        }
+        // Nowhere else to go: what is left of the attempts is spent here.
+        (here && wait <= LONGEST_PAUSE).then_some(wait)
+    }
+}
+
+fn is_open(upstreams: &Upstreams, target: &Target) -> bool {
+    upstreams.gates.lets_in(&target.upstream.name, &target.upstream_model)
+}
+
+fn refuses_own_key(target: &Target, answer: &Answer) -> bool {
+    answer.head.status == StatusCode::UNAUTHORIZED && target.upstream.authorization.is_some()
+}
+
 async fn attempt(
     upstreams: &Upstreams,
-    route: &Route,
+    target: &Target,
     outgoing: Outgoing,
 ) -> Result<Answer, Failure> {
-    let response = upstreams.send(&route.upstream, outgoing).await?;
+    let response = upstreams.send(&target.upstream, outgoing).await?;
     let (head, mut body) = response.into_parts();
     let stream = is_event_stream(&head.headers);
     let mut begun = Begun::default();
-    let idle = route.upstream.timeouts.idle;
-    let name = || route.upstream.name.clone();
+    let idle = target.upstream.timeouts.idle;
+    let name = || target.upstream.name.clone();
     while !body.is_end_stream() {
         let frame = tokio::time::timeout(idle, body.frame())
             .await
@@ -196,18 +294,12 @@ fn outcome(result: &Result<Answer, Failure>) -> &'static str {
     }
 }
 
-/// Closes the target's gate when its answer asks for a pause.
-fn pause_asked(upstreams: &Upstreams, route: &Route, headers: &HeaderMap) -> Option<Duration> {
-    let (upstream, model) = (route.upstream.name.as_str(), &*route.upstream_model);
-    upstreams.gates.close(upstream, model, headers).max(upstreams.gates.closed_for(upstream, model))
-}
-
-fn finish(route: &Route, result: Result<Answer, Failure>) -> Result<Answer, ApiError> {
+fn finish(target: &Target, result: Result<Answer, Failure>) -> Result<Answer, ApiError> {
     let answer = result.map_err(|failure| error::of_failure(&failure))?;
     // A caller must not be told that its key is wrong when it is the gateway's.
-    if answer.head.status == StatusCode::UNAUTHORIZED && route.upstream.authorization.is_some() {
-        tracing::error!(upstream = %route.upstream.name, "the upstream refuses the gateway's own key; renew its api_key");
-        return Err(error::upstream_credentials(&route.upstream.name));
+    if refuses_own_key(target, &answer) {
+        tracing::error!(upstream = %target.upstream.name, "the upstream refuses the gateway's own key; renew its api_key");
+        return Err(error::upstream_credentials(&target.upstream.name));
     }
     Ok(answer)
 }

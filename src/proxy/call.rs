@@ -25,6 +25,8 @@ use crate::openai::request::RequestView;
 use crate::openai::usage::Usage;
 use crate::policy::Policy;
 use crate::policy::Route;
+use crate::policy::Rule;
+use crate::policy::Target;
 use crate::telemetry::log;
 use crate::telemetry::metrics::CallLabels;
 use crate::telemetry::metrics::Metrics;
@@ -32,6 +34,8 @@ use crate::telemetry::metrics::Observation;
 
 use super::auth::Client;
 use super::error;
+use super::live::LiveStats;
+use super::live::Running;
 use super::relay::Reply;
 
 const ID: HeaderName = HeaderName::from_static("x-weir-id");
@@ -41,6 +45,7 @@ const POLICY: HeaderName = HeaderName::from_static("x-weir-policy");
 const ATTEMPTS: HeaderName = HeaderName::from_static("x-weir-attempts");
 const COST: HeaderName = HeaderName::from_static("x-weir-cost-usd");
 const COST_STATUS: HeaderName = HeaderName::from_static("x-weir-cost-status");
+const DECISION: HeaderName = HeaderName::from_static("x-weir-decision");
 const OVERHEAD: HeaderName = HeaderName::from_static("x-weir-overhead-us");
 const CAPTURE: HeaderName = HeaderName::from_static("x-weir-capture");
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
@@ -68,6 +73,12 @@ pub(super) struct Record {
     /// The model that the client asked for.
     pub(super) asked: Arc<str>,
     pub(super) route: Option<Route>,
+    /// The rule that refused the request.
+    pub(super) refused_by: Option<Arc<Rule>>,
+    /// The route's figures, where rules ask for them.
+    running: Option<(Running, Arc<LiveStats>)>,
+    /// What `x-weir-decision` says.
+    pub(super) explanation: Option<String>,
     pub(super) stream: bool,
     /// The request's body, to count its tokens when the upstream does not say.
     request: Bytes,
@@ -107,6 +118,9 @@ impl Call {
             endpoint: Endpoint::of(&head.method, head.uri.path()),
             asked: Arc::from(""),
             route: None,
+            refused_by: None,
+            running: None,
+            explanation: None,
             stream: false,
             request: Bytes::new(),
             attempts: 0,
@@ -128,13 +142,36 @@ impl Call {
     }
 
     /// Notes where the request goes; from here on it may cost money.
-    pub(super) fn decided(&mut self, view: &RequestView, route: Route, request: Bytes) {
+    pub(super) fn decided(
+        &mut self,
+        view: &RequestView,
+        route: Route,
+        request: Bytes,
+        live: &Arc<LiveStats>,
+    ) {
         // Most get what they ask for.
-        let same = *route.model == *view.model();
-        self.asked = if same { Arc::clone(&route.model) } else { Arc::from(view.model()) };
+        let same = *route.target.model == *view.model();
+        self.asked = if same { Arc::clone(&route.target.model) } else { Arc::from(view.model()) };
         self.stream = view.stream();
+        if self.policy.reads_live() && self.policy.knows_model(&route.target.model) {
+            self.running = Some((live.begin(&route.target.model), Arc::clone(live)));
+        }
         self.route = Some(route);
         self.request = request;
+    }
+
+    /// Notes which of the route's models answered.
+    pub(super) fn answered_by(&mut self, target: Arc<Target>, live: &Arc<LiveStats>) {
+        let Some(route) = &mut self.route else { return };
+        if route.target.model == target.model {
+            return;
+        }
+        route.target = Arc::clone(&target);
+        if let Some((running, _)) = self.running.take() {
+            // It was given up on: whatever the reason, it did not answer.
+            running.ended(self.started.elapsed(), true);
+            self.running = Some((live.begin(&target.model), Arc::clone(live)));
+        }
     }
 
     /// Ends the call with an error of the gateway's own.
@@ -161,11 +198,17 @@ impl Call {
         headers.insert(CAPTURE, HeaderValue::from_static("off"));
         headers.insert(ATTEMPTS, self.attempts.into());
         headers.insert(OVERHEAD, micros(overhead).into());
+        if let Some(rule) = self.rule() {
+            let name = rule.header.clone();
+            headers.insert(ROUTE, name);
+        }
         if let Some(route) = &self.route {
-            headers.insert(ROUTE, HeaderValue::from_static(route.name));
-            if !route.model.is_empty() {
-                set(headers, MODEL, &route.model);
+            if !route.target.model.is_empty() {
+                set(headers, MODEL, &route.target.model);
             }
+        }
+        if let Some(explanation) = self.explanation.take() {
+            set(headers, DECISION, &explanation);
         }
         if self.attempts > 1 && status >= 400 {
             headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
@@ -246,7 +289,7 @@ impl Record {
     }
 
     fn estimate(&mut self) {
-        let model = self.route.as_ref().map_or("", |route| &route.model);
+        let model = self.route.as_ref().map_or("", |route| &route.target.model);
         let text = self.seen_text.take().unwrap_or_default();
         let usage = Usage {
             input: tokens::estimate_prompt(model, &self.request),
@@ -259,8 +302,8 @@ impl Record {
 
     fn bill_of(&self, usage: &Usage, source: UsageSource) -> Bill {
         let names = [
-            self.route.as_ref().map(|route| &*route.model),
-            self.route.as_ref().map(|route| &*route.upstream_model),
+            self.route.as_ref().map(|route| &*route.target.model),
+            self.route.as_ref().map(|route| &*route.target.upstream_model),
             self.answered.as_deref(),
         ];
         // The policy's own price first, then the model behind an alias, then what answered.
@@ -275,14 +318,36 @@ impl Record {
             self.bill = Some(self.bill_of(&usage, UsageSource::Reported));
         }
         let took = self.started.elapsed();
+        self.note_live(took);
         metrics.record(&self.labels(), &self.observation(took));
         self.log(took);
         metrics.in_flight().dec();
     }
 
+    /// The rule that decided, whatever it decided.
+    fn rule(&self) -> Option<&Rule> {
+        self.route.as_ref().map(|route| &*route.rule).or(self.refused_by.as_deref())
+    }
+
+    /// Tells the live figures how the call ended. A refusal of the request itself is no failure of
+    /// the provider.
+    fn note_live(&self, took: Duration) {
+        let (Some((running, live)), Some(route)) = (&self.running, &self.route) else { return };
+        if self.error == "client_gone" || self.attempts == 0 {
+            return;
+        }
+        running.ended(
+            took,
+            self.status >= 500 || self.status == 429 || self.error.starts_with("upstream"),
+        );
+        if let Some(usage) = self.usage.filter(|_| self.complete && self.status < 400) {
+            live.output(&route.rule.name, usage.output);
+        }
+    }
+
     fn labels(&self) -> CallLabels<'_> {
         let route = self.route.as_ref();
-        let routed = route.map_or("", |route| &*route.model);
+        let routed = route.map_or("", |route| &*route.target.model);
         let routed_label = self.label(routed);
         // Most calls are asked, routed and answered under one name: it is looked up once.
         let label = |name| if name == routed { routed_label } else { self.label(name) };
@@ -291,11 +356,11 @@ impl Record {
             operation: self.endpoint.operation(),
             request_model: label(&self.asked),
             response_model: if answered == OTHER { routed_label } else { answered },
-            provider: route.map_or("", |route| &route.upstream.name),
+            provider: route.map_or("", |route| &route.target.upstream.name),
             error_type: self.error,
             team: self.client.team,
             key: self.client.key,
-            route: route.map_or("none", |route| route.name),
+            route: self.rule().map_or("none", |rule| &rule.name),
             status: self.status,
         }
     }
@@ -324,11 +389,13 @@ impl Record {
             line.text("path", self.uri.path());
             line.number("status", self.status.into());
             line.text("error", self.error);
+            if let Some(rule) = self.rule() {
+                line.text("route", &rule.name);
+            }
             if let Some(route) = &self.route {
-                line.text("route", route.name);
-                line.text("upstream", &route.upstream.name);
+                line.text("upstream", &route.target.upstream.name);
                 line.text("asked", &self.asked);
-                line.text("model", &route.model);
+                line.text("model", &route.target.model);
             }
             line.number("attempts", self.attempts.into());
             if let Some(bill) = &self.bill {

@@ -8,6 +8,7 @@ use http::StatusCode;
 use http::header;
 
 use crate::openai::error::ApiError;
+use crate::policy::Why;
 use crate::upstream::Failure;
 
 use super::relay::Reply;
@@ -101,6 +102,30 @@ pub(super) fn of_failure(failure: &Failure) -> ApiError {
         Failure::Full { .. } => ApiError::new(503, "api_error", "server_overloaded", message),
         Failure::ClientBody(reason) => broken_body(reason),
     }
+}
+
+/// What a client is told whom a rule refuses.
+pub(super) fn refused(why: &Why, model: &str) -> ApiError {
+    match why {
+        Why::Denied(message) => ApiError::new(403, INVALID, "policy_denied", message.clone()),
+        Why::UnknownModel => {
+            let model: String = model.chars().take(100).collect();
+            let message = format!(
+                "The model `{model}` does not exist here. GET /v1/models lists those that do."
+            );
+            ApiError::new(404, INVALID, "model_not_found", message).param("model")
+        }
+        Why::TooLong { tokens, longest } => ApiError::bad_request(
+            "context_length_exceeded",
+            format!(
+                "The prompt has {tokens} tokens, and the longest of the models that may take it                  holds {longest}. Send less."
+            ),
+        ),
+    }
+}
+
+pub(super) fn refused_count() -> ApiError {
+    ApiError::new(500, "api_error", "internal_error", "The prompt's tokens could not be counted.")
 }
 
 pub(super) fn deadline(after: Duration) -> ApiError {

@@ -4,9 +4,11 @@ mod attempts;
 mod auth;
 mod body;
 mod call;
+mod decide;
 mod decode;
 mod error;
 mod head;
+mod live;
 mod passthrough;
 mod relay;
 mod tunnel;
@@ -27,16 +29,21 @@ use crate::openai::request::Patch;
 use crate::openai::request::RequestView;
 
 use crate::policy::PolicyHandle;
+use crate::policy::Target;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::BodyError;
 use crate::upstream::OutBody;
 use crate::upstream::Outgoing;
 use crate::upstream::Upstreams;
 
+pub use live::LiveStats;
+pub use live::today;
 pub use relay::Reply;
 
 use attempts::Answer;
 use call::Call;
+use decide::Asked;
+use decide::decide;
 use relay::Observer;
 
 /// The gateway between clients and providers.
@@ -44,6 +51,7 @@ pub struct Gateway {
     policy: Arc<PolicyHandle>,
     upstreams: Arc<Upstreams>,
     metrics: Arc<Metrics>,
+    live: Arc<LiveStats>,
     body_limit: u64,
 }
 
@@ -65,9 +73,10 @@ impl Gateway {
         policy: Arc<PolicyHandle>,
         upstreams: Arc<Upstreams>,
         metrics: Arc<Metrics>,
+        live: Arc<LiveStats>,
         body_limit: u64,
     ) -> Self {
-        Self { policy, upstreams, metrics, body_limit }
+        Self { policy, upstreams, metrics, live, body_limit }
     }
 
     /// Answers one request. Whatever becomes of it, dropping its `Call` bills, counts and logs
@@ -125,7 +134,8 @@ impl Gateway {
         B::Error: Into<BodyError>,
     {
         // Who has no key at all is refused before the body is read.
-        auth::authenticate(&head.method, &head.headers, call.policy.default_upstream())?;
+        let default = Arc::clone(call.policy.default_upstream());
+        call.client = auth::authenticate(&head.method, &head.headers, &default)?;
         let raw = body::read(&head.headers, body, self.body_limit).await?;
         // What came before reading is a look at the head: not worth a clock of its own.
         call.reading = call.started.elapsed();
@@ -133,27 +143,32 @@ impl Gateway {
             Endpoint::Responses => RequestView::parse_model_optional(&raw)?,
             _ => RequestView::parse(&raw)?,
         };
-        let route = call.policy.route(view.model());
-        call.client = auth::authenticate(&head.method, &head.headers, &route.upstream)?;
+        let asked = Asked { headers: &head.headers, view: &view, body: &raw };
+        let route = decide(self, &asked, call).await?;
+        call.client = auth::authenticate(&head.method, &head.headers, &route.target.upstream)?;
+        call.decided(&view, route.clone(), raw.clone(), &self.live);
 
         let asks_usage = view.stream()
             && matches!(call.endpoint, Endpoint::ChatCompletions | Endpoint::Completions);
-        let model = (&*route.upstream_model != view.model()).then_some(&*route.upstream_model);
-        let sent = view.splice(&raw, &Patch { model, ask_usage: asks_usage, set: &[] });
-
-        call.decided(&view, route.clone(), raw);
-        let outgoing = || {
+        let set: Vec<_> = route.rule.set.iter().map(|(name, value)| (&**name, &**value)).collect();
+        let body = |target: &Target| {
+            let model =
+                (*target.upstream_model != *view.model()).then_some(&*target.upstream_model);
+            view.splice(&raw, &Patch { model, ask_usage: asks_usage, set: &set })
+        };
+        let outgoing = |target: &Target| {
             let mut headers = head::for_upstream(&head.headers);
             headers.remove(header::CONTENT_LENGTH);
             head::readable(&mut headers, view.stream());
-            auth::credential(&mut headers, &route.upstream);
-            outgoing(head, path, headers, OutBody::whole(sent.clone()))
+            auth::credential(&mut headers, &target.upstream);
+            outgoing(head, path, headers, OutBody::whole(body(target)))
         };
         let (upstreams, metrics) = (&self.upstreams, &self.metrics);
         let tried =
             attempts::first_answer(upstreams, metrics, &route, outgoing, call.started).await;
         call.attempts = tried.attempts;
         call.waited = tried.waited;
+        call.answered_by(tried.target, &self.live);
         let answer = tried.answer?;
         let strip_usage = asks_usage && !view.client_wants_usage();
         let observer = Observer::of(call.endpoint, &answer, strip_usage);

@@ -22,7 +22,6 @@ use tokio::time::Instant;
 use crate::openai::endpoint::Endpoint;
 use crate::openai::error::ApiError;
 use crate::openai::stream::StreamTap;
-use crate::policy::Policy;
 use crate::policy::Route;
 use crate::upstream::BodyError;
 use crate::upstream::Failure;
@@ -44,18 +43,6 @@ use super::relay::Observer;
 /// Of a JSON request, what is kept to find the model's name.
 const COPIED: usize = 64 << 10;
 
-/// The route of what is not routed by model.
-pub(super) fn route(policy: &Policy) -> Route {
-    Route {
-        name: "passthrough",
-        model: Arc::from(""),
-        upstream_model: Arc::from(""),
-        upstream: Arc::clone(policy.default_upstream()),
-        attempts: 1,
-        deadline: None,
-    }
-}
-
 pub(super) async fn forward<B>(
     gateway: &Gateway,
     head: &Parts,
@@ -67,10 +54,10 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BodyError>,
 {
-    let mut route = route(&call.policy);
-    call.client = auth::authenticate(&head.method, &head.headers, &route.upstream)?;
+    let route = call.policy.passthrough("");
+    call.client = auth::authenticate(&head.method, &head.headers, &route.target.upstream)?;
     let mut headers = head::for_upstream(&head.headers);
-    auth::credential(&mut headers, &route.upstream);
+    auth::credential(&mut headers, &route.target.upstream);
     let copy = Copied::default();
     let body = if body.is_end_stream() {
         OutBody::whole(Bytes::new())
@@ -83,8 +70,8 @@ where
     call.waited = since.elapsed();
     let answer = sent.map_err(|failure| error::of_failure(&failure))?;
     if head.method == Method::POST {
-        route.model = copy.model().unwrap_or_default().into();
-        call.asked = Arc::clone(&route.model);
+        let route = call.policy.passthrough(&copy.model().unwrap_or_default());
+        call.asked = Arc::clone(&route.target.model);
         call.route = Some(route);
     }
     let observer = observer(&head.method, head.uri.path(), &answer);
@@ -100,14 +87,14 @@ async fn send(
 ) -> Result<Answer, Failure> {
     let again = outgoing.try_clone();
     call.attempts = 1;
-    let mut result = gateway.upstreams.send(&route.upstream, outgoing).await;
+    let mut result = gateway.upstreams.send(&route.target.upstream, outgoing).await;
     if let (Err(Failure::Connect { .. }), Some(again)) = (&result, again) {
-        gateway.metrics.attempt(&route.upstream.name, "connect_error");
+        gateway.metrics.attempt(&route.target.upstream.name, "connect_error");
         call.attempts = 2;
-        result = gateway.upstreams.send(&route.upstream, again).await;
+        result = gateway.upstreams.send(&route.target.upstream, again).await;
     }
     let outcome = result.as_ref().map_or_else(Failure::outcome, |_| "ok");
-    gateway.metrics.attempt(&route.upstream.name, outcome);
+    gateway.metrics.attempt(&route.target.upstream.name, outcome);
     let (head, body) = result?.into_parts();
     Ok(Answer { head, begun: Bytes::new(), rest: Some(body) })
 }

@@ -104,7 +104,7 @@ pub(super) fn reply(answer: Answer, observer: Observer, mut call: Call) -> Respo
         call.complete = true;
         return assemble(head, Reply::whole(begun));
     }
-    let idle = call.route.as_ref().map_or(IDLE, |route| route.upstream.timeouts.idle);
+    let idle = call.route.as_ref().map_or(IDLE, |route| route.target.upstream.timeouts.idle);
     let mut relay = Box::new(Relay {
         body: rest.filter(|body| !body.is_end_stream()),
         observer,

@@ -20,7 +20,6 @@ use super::auth;
 use super::call::Call;
 use super::error;
 use super::head;
-use super::passthrough;
 use super::relay::Observer;
 use super::relay::Reply;
 
@@ -34,9 +33,9 @@ pub(super) async fn open(
     let Some(client) = head.extensions.remove::<OnUpgrade>() else {
         return Err(error::bad_head("A WebSocket needs HTTP/1.1 and `Connection: upgrade`."));
     };
-    let route = passthrough::route(&call.policy);
+    let route = call.policy.passthrough("");
     let mut headers = head::for_upstream(&head.headers);
-    auth::credential(&mut headers, &route.upstream);
+    auth::credential(&mut headers, &route.target.upstream);
     headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     let body = OutBody::whole(Bytes::new());
@@ -46,10 +45,10 @@ pub(super) async fn open(
     let since = Instant::now();
     call.attempts = 1;
     call.route = Some(route.clone());
-    let sent = gateway.upstreams.send(&route.upstream, outgoing).await;
+    let sent = gateway.upstreams.send(&route.target.upstream, outgoing).await;
     call.waited = since.elapsed();
     let outcome = sent.as_ref().map_or_else(crate::upstream::Failure::outcome, |_| "ok");
-    gateway.metrics.attempt(&route.upstream.name, outcome);
+    gateway.metrics.attempt(&route.target.upstream.name, outcome);
     let mut response = sent.map_err(|failure| error::of_failure(&failure))?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let (head, body) = response.into_parts();

@@ -141,6 +141,10 @@ pub struct Metrics {
     in_flight: IntGauge,
     connections: IntGauge,
     policy_info: IntGaugeVec,
+    policy_reloads: IntCounterVec,
+    policy_in_sync: IntGauge,
+    rule_errors: IntCounterVec,
+    prompt_counts: IntCounterVec,
     days_to_shutdown: IntGaugeVec,
     /// Series by their joined label values: one look-up for a call instead of a dozen.
     calls: DashMap<String, Arc<Series>>,
@@ -240,6 +244,29 @@ impl Metrics {
                 "The policy revision in force",
                 &["revision"],
             )?,
+            policy_reloads: counters(
+                r,
+                "weir_policy_reloads_total",
+                "Changes of the policy folder, by whether they were applied or rejected",
+                &["result"],
+            )?,
+            policy_in_sync: gauge(
+                r,
+                "weir_policy_in_sync",
+                "1 when the folder's content is in force, 0 when it was rejected",
+            )?,
+            rule_errors: counters(
+                r,
+                "weir_policy_rule_errors_total",
+                "Conditions that had no value for a request, such as a missing tag: no match",
+                &["route"],
+            )?,
+            prompt_counts: counters(
+                r,
+                "weir_prompt_counts_total",
+                "Requests whose prompt tokens a rule asked for, by what it took to answer",
+                &["method"],
+            )?,
             days_to_shutdown: gauges(
                 r,
                 "weir_model_days_to_shutdown",
@@ -296,6 +323,28 @@ impl Metrics {
     pub fn policy_loaded(&self, revision: &str) {
         self.policy_info.reset();
         self.policy_info.with_label_values(&[revision]).set(1);
+        self.policy_in_sync.set(1);
+    }
+
+    /// Counts a change of the folder that was put in force.
+    pub fn policy_applied(&self) {
+        self.policy_reloads.with_label_values(&["applied"]).inc();
+    }
+
+    /// Counts a change of the folder that was refused.
+    pub fn policy_rejected(&self) {
+        self.policy_reloads.with_label_values(&["rejected"]).inc();
+        self.policy_in_sync.set(0);
+    }
+
+    /// Counts a condition that had no value.
+    pub fn rule_error(&self, rule: &str) {
+        self.rule_errors.with_label_values(&[rule]).inc();
+    }
+
+    /// Counts a request whose prompt was counted, and how.
+    pub fn prompt_counted(&self, method: &str) {
+        self.prompt_counts.with_label_values(&[method]).inc();
     }
 
     /// Sets the days that a model has left.

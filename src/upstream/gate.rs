@@ -3,40 +3,113 @@
 use std::time::Duration;
 
 use dashmap::DashMap;
+use dashmap::mapref::one::RefMut;
 use http::HeaderMap;
 use tokio::time::Instant;
 
 /// Nobody is believed for longer than this.
 const LONGEST: Duration = Duration::from_secs(120);
 
-/// Pauses by (upstream, model). A gate never refuses a first attempt: the last target that is left
-/// is always asked, and its own answer says what is wrong.
+/// Failures in a row after which a target is left alone.
+const FAILURES: u32 = 5;
+/// How long it is left alone at first; doubled each time, up to [`LONGEST_EJECTION`].
+const EJECTION: Duration = Duration::from_secs(5);
+const LONGEST_EJECTION: Duration = Duration::from_secs(60);
+/// How long others wait for what becomes of the one request that tries a target again.
+const PROBE: Duration = Duration::from_secs(1);
+
+/// Pauses by (upstream, model): because the target asked for one, or because it failed several
+/// times in a row. A gate never refuses a first attempt: the last target that is left is always
+/// asked, and its own answer says what is wrong.
 #[derive(Debug, Default)]
-pub struct Gates(DashMap<(String, String), Instant>);
+pub struct Gates(DashMap<(String, String), Gate>);
+
+#[derive(Debug, Default)]
+struct Gate {
+    /// Until when the target asked to be left alone.
+    asked: Option<Instant>,
+    /// Until when it is left alone for its failures.
+    ejected: Option<Instant>,
+    /// Failures in a row.
+    failures: u32,
+}
 
 impl Gates {
     /// Closes the gate of a target for the time that its answer asks for; returns that time.
     pub fn close(&self, upstream: &str, model: &str, headers: &HeaderMap) -> Option<Duration> {
         let pause = requested_pause(headers)?.min(LONGEST);
-        let until = Instant::now() + pause;
-        self.0.insert((upstream.to_owned(), model.to_owned()), until);
+        self.gate(upstream, model).asked = Some(Instant::now() + pause);
         Some(pause)
     }
 
-    /// How long a target's gate stays closed; `None` when it is open.
+    /// For how long a target asked to be left alone; `None` when it did not.
     pub fn closed_for(&self, upstream: &str, model: &str) -> Option<Duration> {
         if self.0.is_empty() {
             return None;
         }
-        let key = (upstream.to_owned(), model.to_owned());
-        let until = *self.0.get(&key)?;
+        let until = self.0.get(&key(upstream, model))?.asked?;
         let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            self.0.remove(&key);
-            return None;
-        }
-        Some(left)
+        (!left.is_zero()).then_some(left)
     }
+
+    /// Whether a request may go to a target. Of those that come after an ejection one is let in at
+    /// a time, to see whether it has recovered.
+    pub fn lets_in(&self, upstream: &str, model: &str) -> bool {
+        if self.0.is_empty() {
+            return true;
+        }
+        let Some(mut gate) = self.0.get_mut(&key(upstream, model)) else { return true };
+        let now = Instant::now();
+        if gate.asked.max(gate.ejected).is_some_and(|until| until > now) {
+            return false;
+        }
+        if gate.failures >= FAILURES {
+            gate.ejected = Some(now + PROBE);
+        }
+        true
+    }
+
+    /// Notes that a target failed: no connection, no answer in time, or a 5xx.
+    pub fn failed(&self, upstream: &str, model: &str) {
+        let mut gate = self.gate(upstream, model);
+        gate.failures = gate.failures.saturating_add(1);
+        if gate.failures >= FAILURES {
+            let doubled = EJECTION.saturating_mul(1 << (gate.failures - FAILURES).min(6));
+            let until = Instant::now() + doubled.min(LONGEST_EJECTION);
+            gate.ejected = Some(until);
+        }
+    }
+
+    /// Notes that a target works.
+    pub fn answered(&self, upstream: &str, model: &str) {
+        if self.0.is_empty() {
+            return;
+        }
+        if let Some(mut gate) = self.0.get_mut(&key(upstream, model)) {
+            (gate.failures, gate.ejected) = (0, None);
+        }
+    }
+
+    /// Whether a target is neither paused nor ejected; lets nobody in.
+    pub fn is_open(&self, upstream: &str, model: &str) -> bool {
+        let Some(gate) = self.0.get(&key(upstream, model)) else { return true };
+        gate.asked.max(gate.ejected).is_none_or(|until| until <= Instant::now())
+    }
+
+    /// Forgets what is long over.
+    pub fn sweep(&self) {
+        let now = Instant::now();
+        let fresh = |gate: &Gate| gate.asked.max(gate.ejected).is_some_and(|t| t + LONGEST > now);
+        self.0.retain(|_, gate| fresh(gate));
+    }
+
+    fn gate(&self, upstream: &str, model: &str) -> RefMut<'_, (String, String), Gate> {
+        self.0.entry(key(upstream, model)).or_default()
+    }
+}
+
+fn key(upstream: &str, model: &str) -> (String, String) {
+    (upstream.to_owned(), model.to_owned())
 }
 
 /// The pause that an answer asks for: `retry-after-ms`, `retry-after` in seconds, or the later of
@@ -114,9 +187,44 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert("retry-after", HeaderValue::from_static("2"));
         gates.close("openai", "gpt-6-luna", &headers);
+        assert!(!gates.lets_in("openai", "gpt-6-luna"));
         assert_eq!(gates.closed_for("openai", "gpt-6-luna"), Some(Duration::from_secs(2)));
         assert_eq!(gates.closed_for("openai", "gpt-6.1-sol"), None);
         tokio::time::advance(Duration::from_secs(2)).await;
         assert_eq!(gates.closed_for("openai", "gpt-6-luna"), None);
+    }
+    #[tokio::test(start_paused = true)]
+    async fn a_target_that_fails_five_times_in_a_row_is_left_alone_and_tried_by_one() {
+        let gates = Gates::default();
+        let lets_in = || gates.lets_in("a", "m");
+        for _ in 0..4 {
+            gates.failed("a", "m");
+        }
+        assert!(lets_in(), "four failures are bad luck");
+        gates.failed("a", "m");
+        assert!(!lets_in() && gates.lets_in("a", "other") && gates.lets_in("b", "m"));
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert!(lets_in(), "one request tries it");
+        assert!(!lets_in(), "others wait for what becomes of it");
+        // It fails again: twice as long.
+        gates.failed("a", "m");
+        tokio::time::advance(Duration::from_secs(9)).await;
+        assert!(!lets_in());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(lets_in());
+        gates.answered("a", "m");
+        assert!(lets_in() && lets_in(), "it has recovered");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_between_failures_starts_the_count_again() {
+        let gates = Gates::default();
+        for _ in 0..3 {
+            gates.failed("a", "m");
+            gates.failed("a", "m");
+            gates.answered("a", "m");
+        }
+        assert!(gates.lets_in("a", "m"));
+        assert_eq!(gates.closed_for("a", "m"), None);
     }
 }

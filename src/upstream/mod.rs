@@ -26,6 +26,7 @@ use thiserror::Error;
 use tokio::sync::Semaphore;
 
 use crate::policy::Policy;
+use crate::policy::Target;
 use crate::policy::Timeouts;
 use crate::policy::Upstream;
 
@@ -189,11 +190,19 @@ impl Upstreams {
         client.send(outgoing).await
     }
 
+    /// Whether a target takes requests: its gate is open, and its provider has room.
+    pub fn is_available(&self, target: &Target) -> bool {
+        let client = self.clients.get(&target.upstream.name);
+        client.is_some_and(|client| client.permits.available_permits() > 0)
+            && self.gates.is_open(&target.upstream.name, &target.upstream_model)
+    }
+
     /// Closes connections that nobody used for a while. Rung by time.
     pub fn sweep(&self) {
         for client in self.clients.values() {
             client.pool.sweep();
         }
+        self.gates.sweep();
     }
 }
 

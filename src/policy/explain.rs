@@ -1,0 +1,155 @@
+//! A decision that explains itself: every rule that was looked at, and what it saw.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::Serialize;
+
+use super::choose::Candidate;
+use super::choose::Route;
+use super::choose::Stop;
+use super::choose::Trace;
+use super::choose::Why;
+use super::expression::EvalError;
+use super::facts::Facts;
+use super::rule::Rule;
+
+/// How a decision came about.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Explanation {
+    /// The revision that decided.
+    pub policy: String,
+    /// The model that was asked for.
+    pub asked: String,
+    /// The rule that decided; `default` where none matched.
+    pub route: String,
+    /// The model that was chosen; absent when the request is refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// The provider of that model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<String>,
+    /// The models to try when it fails.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub fallback: Vec<String>,
+    /// Why the request is refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+    /// Every rule that was looked at, in order.
+    pub rules: Vec<Step>,
+    /// Every model that `cheapest` or `fastest` weighed, the best first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub candidates: Vec<Weighed>,
+}
+
+/// One rule that was looked at.
+#[derive(Clone, Debug, Serialize)]
+pub struct Step {
+    /// The rule.
+    pub rule: String,
+    /// Its condition; absent when it has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub when: Option<String>,
+    /// `hit`, `miss`, or `error`, which counts as a miss.
+    pub outcome: &'static str,
+    /// Why the condition had no value.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// The variables that it read, with what they were.
+    pub inputs: Vec<Input>,
+}
+
+/// A variable and its value.
+#[derive(Clone, Debug, Serialize)]
+pub struct Input {
+    /// The variable as it is written.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+}
+
+/// One model that was weighed.
+#[derive(Clone, Debug, Serialize)]
+pub struct Weighed {
+    /// The model.
+    pub model: String,
+    /// Expected cost of this request in USD.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expected_cost_usd: Option<String>,
+    /// 95th percentile of its time to the last byte; 0 when nothing is known.
+    pub p95_ms: f64,
+    /// Why it cannot be chosen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub excluded: Option<&'static str>,
+    /// Why others go before it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub demoted: Option<&'static str>,
+}
+
+impl Trace for Explanation {
+    fn rule(&mut self, rule: &Rule, outcome: &Result<bool, EvalError>, facts: &Facts<'_>) {
+        let inputs = rule.when.iter().flat_map(|when| when.inputs(facts));
+        self.rules.push(Step {
+            rule: rule.name.to_string(),
+            when: rule.when.as_ref().map(|when| when.source().to_owned()),
+            outcome: match outcome {
+                Ok(true) => "hit",
+                Ok(false) => "miss",
+                Err(_) => "error",
+            },
+            error: outcome.as_ref().err().map(ToString::to_string),
+            inputs: inputs.map(|(name, value)| Input { name, value }).collect(),
+        });
+    }
+
+    fn candidate(&mut self, candidate: &Candidate<'_>) {
+        self.candidates.push(Weighed {
+            model: candidate.target.model.to_string(),
+            expected_cost_usd: candidate.cost.map(|cost| cost.to_string()),
+            p95_ms: candidate.p95_ms,
+            excluded: candidate.excluded,
+            demoted: candidate.demoted,
+        });
+    }
+}
+
+impl Explanation {
+    /// Notes what was decided.
+    pub fn conclude(&mut self, policy: &str, asked: &str, decision: &Result<Route, Stop>) {
+        policy.clone_into(&mut self.policy);
+        asked.clone_into(&mut self.asked);
+        match decision {
+            Ok(route) => {
+                self.route = route.rule.name.to_string();
+                self.model = Some(route.target.model.to_string());
+                self.upstream = Some(route.target.upstream.name.clone());
+                self.fallback = route.fallback.iter().map(|t| t.model.to_string()).collect();
+            }
+            Err(Stop::Refused(refusal)) => {
+                self.route = refusal.rule.name.to_string();
+                self.refused = Some(refusal.why.to_string());
+            }
+            Err(Stop::NeedsExact) => {}
+        }
+    }
+
+    /// The form of the header `x-weir-decision`: JSON in base64url. The values that conditions
+    /// read are in it, and nothing of what the messages say.
+    pub fn to_header(&self) -> String {
+        URL_SAFE_NO_PAD.encode(serde_json::to_vec(self).unwrap_or_default())
+    }
+}
+
+impl std::fmt::Display for Why {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Denied(message) => f.write_str(message),
+            Self::UnknownModel => f.write_str("the model is not known"),
+            Self::TooLong { tokens, longest } => {
+                write!(
+                    f,
+                    "the prompt has {tokens} tokens; the longest of the models takes {longest}"
+                )
+            }
+        }
+    }
+}

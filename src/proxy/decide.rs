@@ -1,0 +1,122 @@
+//! Asks the policy where a request goes; counts its prompt first where a rule needs that.
+
+use std::sync::Arc;
+use std::sync::LazyLock;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use tokio::sync::Semaphore;
+
+use crate::metering::lazy::LazyPrompt;
+use crate::metering::tokens;
+use crate::openai::error::ApiError;
+use crate::openai::request::RequestView;
+use crate::policy::EvalError;
+use crate::policy::Explanation;
+use crate::policy::Facts;
+use crate::policy::KeyFacts;
+use crate::policy::Route;
+use crate::policy::Rule;
+use crate::policy::Stop;
+use crate::policy::Trace;
+use crate::telemetry::metrics::Metrics;
+
+use super::Gateway;
+use super::call::Call;
+use super::error;
+use super::live::View;
+
+/// Long prompts that are counted at the same time: as many as there are cores. Each takes one for
+/// milliseconds; others wait, and the reactor does not.
+static COUNTING: LazyLock<Semaphore> =
+    LazyLock::new(|| Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)));
+
+/// A request that is to be routed.
+pub(super) struct Asked<'a> {
+    pub(super) headers: &'a HeaderMap,
+    pub(super) view: &'a RequestView,
+    pub(super) body: &'a Bytes,
+}
+
+/// Decides, and writes the decision down where the client wants to see it.
+pub(super) async fn decide(
+    gateway: &Gateway,
+    asked: &Asked<'_>,
+    call: &mut Call,
+) -> Result<Route, ApiError> {
+    let mut decision = choose(gateway, asked, call, None);
+    if decision == Err(Stop::NeedsExact) {
+        let tokens = count(asked, call).await;
+        gateway.metrics.prompt_counted("exact");
+        decision = choose(gateway, asked, call, Some(tokens));
+    }
+    decision.map_err(|stop| match stop {
+        Stop::Refused(refusal) => {
+            call.refused_by = Some(refusal.rule);
+            error::refused(&refusal.why, asked.view.model())
+        }
+        // A prompt that is supplied is not asked for again.
+        Stop::NeedsExact => error::refused_count(),
+    })
+}
+
+/// Counts a long prompt away from the reactor.
+async fn count(asked: &Asked<'_>, call: &Call) -> u64 {
+    let model = asked.view.model().to_owned();
+    let encoding = call.policy.encoding_of(&model);
+    let body = asked.body.clone();
+    let _turn = COUNTING.acquire().await;
+    let counted =
+        tokio::task::spawn_blocking(move || tokens::estimate_prompt_as(encoding, &model, &body));
+    // It does not panic; were it to, the prompt would count as empty.
+    counted.await.unwrap_or_default()
+}
+
+/// One pass over the rules. `tokens` is the prompt's count where it is known already.
+fn choose(
+    gateway: &Gateway,
+    asked: &Asked<'_>,
+    call: &mut Call,
+    tokens: Option<u64>,
+) -> Result<Route, Stop> {
+    let policy = Arc::clone(&call.policy);
+    let view = View { stats: &gateway.live, upstreams: &gateway.upstreams, policy: &policy };
+    let model = asked.view.model();
+    let prompt = LazyPrompt::new(policy.encoding_of(model), model, asked.body);
+    if let Some(tokens) = tokens {
+        prompt.supply(tokens);
+    }
+    let key = KeyFacts {
+        name: call.client.key,
+        team: call.client.team,
+        tags: &[],
+        budget_left_usd: f64::INFINITY,
+        budget_used: 0.0,
+    };
+    let request = (asked.view, &asked.body[..]);
+    let mut facts = Facts::new(call.endpoint, request, prompt, asked.headers, key, &view);
+    facts.unix_s = call.id.get_timestamp().map_or(0, |time| time.to_unix().0);
+    let id = call.id.into_bytes();
+    facts.draw = &id;
+    let mut counted = Counted(&gateway.metrics);
+    let wants_explanation = facts.header("x-weir-explain") == Some("1");
+    if !wants_explanation {
+        return policy.choose(&facts, &mut counted);
+    }
+    let mut explanation = Explanation::default();
+    let decision = policy.choose(&facts, &mut explanation);
+    explanation.conclude(policy.revision(), model, &decision);
+    call.explanation = Some(explanation.to_header());
+    decision
+}
+
+/// Counts conditions that have no value.
+struct Counted<'a>(&'a Metrics);
+
+impl Trace for Counted<'_> {
+    fn rule(&mut self, rule: &Rule, outcome: &Result<bool, EvalError>, _: &Facts<'_>) {
+        if outcome.is_err() {
+            self.0.rule_error(&rule.name);
+        }
+    }
+}
