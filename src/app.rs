@@ -16,9 +16,12 @@ use crate::config::Config;
 use crate::config::ConfigError;
 use crate::config::Environment;
 use crate::config::LogFormat;
+use crate::policy;
 use crate::policy::Policy;
 use crate::policy::PolicyHandle;
 use crate::policy::Refused;
+use crate::policy::Reloader;
+use crate::policy::Seen;
 use crate::proxy::Gateway;
 use crate::proxy::LiveStats;
 use crate::proxy::today;
@@ -96,6 +99,7 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
     );
     let readiness = Arc::new(Readiness::default());
     tasks.push(("control plane", control_plane(&config, &environment, &metrics, &readiness)?));
+    tasks.push(("policies", reload(&config, policy_settings, &policy, &upstreams, &metrics)));
     tasks.push(("chores", Box::pin(chores(upstreams, policy, live, Arc::clone(&metrics)))));
     make_room_for_socket(&config.upgrade_socket)?;
     let settings = server_settings(&config, arguments.upgrade);
@@ -183,6 +187,41 @@ fn control_plane(
     }))
 }
 
+/// Watches the policy folder; a change is in force as a whole, or not at all.
+fn reload(
+    config: &Config,
+    settings: policy::Settings,
+    handle: &Arc<PolicyHandle>,
+    upstreams: &Arc<Upstreams>,
+    metrics: &Arc<Metrics>,
+) -> Task {
+    let folder = config.policies.clone();
+    let reloader = Reloader::new(folder.clone(), settings, Arc::clone(handle));
+    let upstreams = Arc::clone(upstreams);
+    let prepare =
+        move |policy: &Policy| upstreams.prepare(policy).map_err(|error| error.to_string());
+    let metrics = Arc::clone(metrics);
+    let tell = move |seen: &Seen| match seen {
+        Seen::Applied(policy) => {
+            metrics.policy_loaded(policy.revision());
+            metrics.policy_applied();
+            tracing::info!(revision = policy.revision(), "policy in force");
+            for warning in &policy.warnings {
+                tracing::warn!("{warning}");
+            }
+        }
+        Seen::Rejected(rejected) => {
+            metrics.policy_rejected();
+            tracing::error!(revision = %rejected.revision, "the policy folder is refused; the policy before it stays in force");
+            for diagnostic in &rejected.diagnostics {
+                tracing::error!("{diagnostic}");
+            }
+        }
+        Seen::Same | Seen::Unsettled => {}
+    };
+    Box::pin(policy::watch(folder, reloader, today, prepare, tell))
+}
+
 /// What has to be done from time to time.
 async fn chores(
     upstreams: Arc<Upstreams>,
@@ -193,8 +232,8 @@ async fn chores(
     let mut tick = tokio::time::interval(CHORES);
     loop {
         tick.tick().await;
-        upstreams.sweep();
         let policy = policy.current();
+        upstreams.sweep(&policy);
         for model in policy.catalogue().models() {
             if let Some(day) = live.shutdown_day(&policy, &model.name) {
                 metrics.model_shutdown(&model.name, day - today());

@@ -50,6 +50,8 @@ pub struct Checked {
     pub policy: Option<Policy>,
     /// Errors and warnings, in the order of the files.
     pub diagnostics: Vec<Diagnostic>,
+    /// Files with secrets that were read, or tried, with the digest of what was in them.
+    pub(super) secret_files: BTreeMap<PathBuf, Vec<u8>>,
 }
 
 impl Policy {
@@ -83,8 +85,13 @@ impl Policy {
         let diagnostics = findings.0;
         let warnings = diagnostics.iter().filter(|found| found.severity == Severity::Warning);
         let warnings: Vec<_> = warnings.cloned().collect();
-        let policy = policy.map(|policy| Self { warnings, ..policy });
-        Checked { policy, diagnostics }
+        let sources = sources.clone();
+        let secret_files = secrets.read;
+        let policy = policy.map(|policy| {
+            let secret_files = secret_files.clone();
+            Self { warnings, sources, secret_files, ..policy }
+        });
+        Checked { policy, diagnostics, secret_files }
     }
 }
 
@@ -174,7 +181,8 @@ fn resolve(
         passthrough_rule: Arc::new(Rule::unruled("passthrough")),
         reads_live,
         warnings: Vec::new(),
-        secret_files: std::mem::take(&mut secrets.read),
+        sources: Sources::default(),
+        secret_files: BTreeMap::new(),
     })
 }
 
@@ -285,12 +293,11 @@ impl Secrets<'_> {
         findings: &mut Findings,
     ) -> Option<String> {
         let name = PathBuf::from(self.expand(key, path, file, findings)?);
-        match fs::read_to_string(&name) {
-            Ok(text) => {
-                let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
-                self.read.insert(name, digest.as_ref().to_vec());
-                Some(text.trim().to_owned())
-            }
+        let content = fs::read_to_string(&name);
+        let digest = fingerprint(content.as_deref().unwrap_or_default().as_bytes());
+        self.read.insert(name.clone(), digest);
+        match content {
+            Ok(text) => Some(text.trim().to_owned()),
             Err(error) => {
                 let message = format!("cannot read `{key}` {}: {error}", name.display());
                 findings.cure(file, path, message, "check the path and its permissions");
@@ -298,6 +305,11 @@ impl Secrets<'_> {
             }
         }
     }
+}
+
+/// What a secret's content is told by; never shown.
+pub(super) fn fingerprint(content: &[u8]) -> Vec<u8> {
+    ring::digest::digest(&ring::digest::SHA256, content).as_ref().to_vec()
 }
 
 /// Replaces every `${NAME}`; the error is the name of a variable that is not set.
