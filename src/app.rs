@@ -98,7 +98,10 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
         config.limits.body.0,
     );
     let readiness = Arc::new(Readiness::default());
-    tasks.push(("control plane", control_plane(&config, &environment, &metrics, &readiness)?));
+    tasks.push((
+        "control plane",
+        control_plane(&config, &environment, &metrics, &readiness, &policy)?,
+    ));
     tasks.push(("policies", reload(&config, policy_settings, &policy, &upstreams, &metrics)));
     tasks.push(("chores", Box::pin(chores(upstreams, policy, live, Arc::clone(&metrics)))));
     make_room_for_socket(&config.upgrade_socket)?;
@@ -175,11 +178,16 @@ fn control_plane(
     environment: &Environment,
     metrics: &Arc<Metrics>,
     readiness: &Arc<Readiness>,
+    policy: &Arc<PolicyHandle>,
 ) -> Result<Task, AppError> {
     let address = config.control.listen;
     let listener = admin::bind(address).map_err(|source| StartError::Listen { address, source })?;
-    let router =
-        admin::router(Arc::clone(metrics), Arc::clone(readiness), environment.admin_token());
+    let router = admin::router(
+        Arc::clone(metrics),
+        Arc::clone(readiness),
+        Arc::clone(policy),
+        environment.admin_token(),
+    );
     Ok(Box::pin(async move {
         if let Err(error) = admin::serve(listener, router).await {
             tracing::error!(%error, "the control plane stopped");

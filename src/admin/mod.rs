@@ -1,5 +1,7 @@
 //! The control plane: health, metrics, the description of its own routes.
 
+mod in_force;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
@@ -25,6 +27,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::openai::error::ApiError;
+use crate::policy::PolicyHandle;
 use crate::telemetry::metrics::Metrics;
 
 /// Whether the data plane takes requests.
@@ -61,6 +64,7 @@ impl Readiness {
 struct Parts {
     metrics: Arc<Metrics>,
     readiness: Arc<Readiness>,
+    policy: Arc<PolicyHandle>,
     token: Option<Arc<SecretString>>,
 }
 
@@ -78,13 +82,15 @@ struct Status {
 pub fn router(
     metrics: Arc<Metrics>,
     readiness: Arc<Readiness>,
+    policy: Arc<PolicyHandle>,
     token: Option<SecretString>,
 ) -> Router {
-    let parts = Parts { metrics, readiness, token: token.map(Arc::new) };
+    let parts = Parts { metrics, readiness, policy, token: token.map(Arc::new) };
     let (router, description) = OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(healthz))
         .routes(routes!(readyz))
         .routes(routes!(metrics_text))
+        .routes(routes!(in_force::policies))
         .split_for_parts();
     router
         .route("/openapi.json", axum::routing::get(move || async move { Json(description) }))

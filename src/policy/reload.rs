@@ -151,7 +151,7 @@ impl Reloader {
     ) -> Result<Policy, (String, Vec<Diagnostic>)> {
         let sources = files.map_err(|found| (String::new(), found))?;
         let revision = sources.revision();
-        if sources.policies.is_empty() {
+        if sources.policies.iter().all(|source| source.text.trim().is_empty()) {
             let message = format!("the policy folder {} holds no policy", self.folder.display());
             let cure = "write the files again; to let everything pass, keep a file without rules";
             return Err((revision, vec![Diagnostic::error(None, message).help(cure)]));

@@ -13,6 +13,8 @@ mod map;
 mod passthrough;
 mod pressure;
 mod process;
+mod reload;
+mod routing;
 mod secure;
 mod smuggling;
 mod streams;
