@@ -24,6 +24,7 @@ use crate::policy::Reloader;
 use crate::policy::Seen;
 use crate::proxy::Gateway;
 use crate::proxy::LiveStats;
+use crate::proxy::look_for_shutdowns;
 use crate::proxy::today;
 use crate::server;
 use crate::server::StartError;
@@ -37,6 +38,10 @@ use crate::upstream::Upstreams;
 
 /// How often idle connections and dates are looked at.
 const CHORES: Duration = Duration::from_secs(15);
+
+/// When providers are first asked for shutdown dates, and how often from then on.
+const SHUTDOWNS_FIRST: Duration = Duration::from_secs(60);
+const SHUTDOWNS_EVERY: Duration = Duration::from_secs(24 * 3600);
 
 /// Why the process cannot start.
 #[derive(Debug, Error)]
@@ -103,6 +108,8 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
         control_plane(&config, &environment, &metrics, &readiness, &policy)?,
     ));
     tasks.push(("policies", reload(&config, policy_settings, &policy, &upstreams, &metrics)));
+    let shutdowns = watch_shutdowns(Arc::clone(&upstreams), Arc::clone(&policy), Arc::clone(&live));
+    tasks.push(("shutdowns", Box::pin(shutdowns)));
     tasks.push(("chores", Box::pin(chores(upstreams, policy, live, Arc::clone(&metrics)))));
     make_room_for_socket(&config.upgrade_socket)?;
     let settings = server_settings(&config, arguments.upgrade);
@@ -228,6 +235,21 @@ fn reload(
         Seen::Same | Seen::Unsettled => {}
     };
     Box::pin(policy::watch(folder, reloader, today, prepare, tell))
+}
+
+/// Asks providers once a day when their models end.
+async fn watch_shutdowns(
+    upstreams: Arc<Upstreams>,
+    policy: Arc<PolicyHandle>,
+    live: Arc<LiveStats>,
+) {
+    // A process that is started in passing asks nobody.
+    tokio::time::sleep(SHUTDOWNS_FIRST).await;
+    let mut tick = tokio::time::interval(SHUTDOWNS_EVERY);
+    loop {
+        tick.tick().await;
+        look_for_shutdowns(&upstreams, &policy.current(), &live).await;
+    }
 }
 
 /// What has to be done from time to time.
