@@ -2,6 +2,7 @@
 //!
 //! The whole folder is one [`Policy`]; a request takes one snapshot and keeps it to its end.
 
+pub mod expression;
 mod facts;
 mod file;
 mod load;
