@@ -256,6 +256,7 @@ impl<'s> Checker<'s> {
             Read::Int(read) => Typed::Int(Int::Read(read)),
             Read::Prompt => Typed::Int(Int::Prompt),
             Read::Double(read) => Typed::Double(Double::Read(read)),
+            Read::Str(read) => Typed::Text(Text::Str(read)),
             Read::Text(read) => Typed::Text(Text::Read(read)),
             Read::Texts(read) => Typed::Texts(Texts::Read(read)),
             Read::Map(map) => return Typed::Map(map),

@@ -1,7 +1,8 @@
 //! Conditions (`when`): CEL, type-checked at load and compiled to a tree of typed nodes.
 //!
-//! Parsing is the crate `cel`'s. Its interpreter looks up every variable before it starts, and
-//! types only while it runs; so the tree is checked here, and evaluated without it.
+//! The crate `cel` parses. Its interpreter wants every variable as a value of its own and finds
+//! wrong types only while it runs; so the tree is checked and evaluated here, and the interpreter is
+//! what the tests compare with.
 
 mod calls;
 mod check;

@@ -54,6 +54,14 @@ impl Compare {
         matches!(self, Self::Equal | Self::NotEqual)
     }
 
+    pub(super) fn texts(self, left: &str, right: &str) -> bool {
+        match self {
+            Self::Equal => left == right,
+            Self::NotEqual => left != right,
+            _ => self.holds(left.cmp(right)),
+        }
+    }
+
     pub(super) fn doubles(self, left: f64, right: f64) -> Result<bool, EvalError> {
         match left.partial_cmp(&right) {
             Some(order) => Ok(self.holds(order)),

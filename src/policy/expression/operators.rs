@@ -110,27 +110,17 @@ impl Checker<'_> {
         match test {
             Bool::Const(true) => {
                 self.inputs.truncate(before_else);
-                return Some(then);
+                Some(then)
             }
             Bool::Const(false) => {
                 self.inputs.drain(before_then..before_else);
-                return Some(otherwise);
+                Some(otherwise)
             }
-            _ => {}
+            test => match choice(test, then, otherwise) {
+                Ok(typed) => Some(typed),
+                Err(kind) => self.refuse(part, format!("`?:` cannot choose {kind}")),
+            },
         }
-        fn choice<N>(test: Bool, then: N, otherwise: N) -> Box<If<N>> {
-            Box::new(If { test, then, otherwise })
-        }
-        Some(match (then, otherwise) {
-            (Typed::Bool(a), Typed::Bool(b)) => Typed::Bool(Bool::If(choice(test, a, b))),
-            (Typed::Int(a), Typed::Int(b)) => Typed::Int(Int::If(choice(test, a, b))),
-            (Typed::Double(a), Typed::Double(b)) => Typed::Double(Double::If(choice(test, a, b))),
-            (Typed::Text(a), Typed::Text(b)) => Typed::Text(Text::If(choice(test, a, b))),
-            (other, _) => {
-                let is = other.described();
-                return self.refuse(part, format!("`?:` cannot choose {is}"));
-            }
-        })
     }
 
     fn index(&mut self, part: &Parsed, of: &Parsed, index: &Parsed) -> Option<Typed> {
@@ -273,6 +263,21 @@ impl Checker<'_> {
     }
 }
 
+/// `test ? then : otherwise` of two of one type; else what cannot be chosen.
+fn choice(test: Bool, then: Typed, otherwise: Typed) -> Result<Typed, &'static str> {
+    fn boxed<N>(test: Bool, then: N, otherwise: N) -> Box<If<N>> {
+        Box::new(If { test, then, otherwise })
+    }
+    Ok(match (then, otherwise) {
+        (Typed::Bool(a), Typed::Bool(b)) => Typed::Bool(Bool::If(boxed(test, a, b))),
+        (Typed::Int(a), Typed::Int(b)) => Typed::Int(Int::If(boxed(test, a, b))),
+        (Typed::Double(a), Typed::Double(b)) => Typed::Double(Double::If(boxed(test, a, b))),
+        (Typed::Text(a), Typed::Text(b)) => Typed::Text(Text::If(boxed(test, a, b))),
+        (other, _) => return Err(other.described()),
+    })
+}
+
+/// The operands of `a && b && c`, which the parser makes a balanced tree.
 fn flatten<'p>(part: &'p Parsed, name: &str, operands: &mut Vec<&'p Parsed>) {
     match &part.expr {
         Expr::Call(call) if call.func_name == name => {

@@ -211,6 +211,8 @@ fn errors_at_run_time_are_told_apart() {
     assert_eq!(eval(r#"request.metadata.n == "1""#), missing("request.metadata[\"n\"]"));
     assert_eq!(eval("time.hour * 9223372036854775807 > 0"), Err(EvalError::Overflow));
     assert_eq!(eval("int(key.budget_left_usd * 1e300) > 0"), Err(EvalError::Overflow));
+    // CEL leaves out -2^63 too, although it would fit.
+    assert_eq!(eval("int(-9223372036854775808.0) < 0"), Err(EvalError::Overflow));
     assert_eq!(eval("1 / (time.hour - 13) == 0"), Err(EvalError::DivisionByZero));
     assert_eq!(eval("1 % (time.hour - 13) == 0"), Err(EvalError::DivisionByZero));
     assert_eq!(eval(r#"key.tags[2] == "a""#), Err(EvalError::OutOfRange));

@@ -25,6 +25,7 @@ pub(super) enum Cost {
     Count,
 }
 
+pub(super) type ReadStr = for<'a> fn(&'a Facts<'_>) -> &'a str;
 pub(super) type ReadText = for<'a> fn(&'a Facts<'_>) -> Cow<'a, str>;
 pub(super) type ReadTexts = for<'a> fn(&'a Facts<'_>) -> &'a [String];
 
@@ -36,6 +37,9 @@ pub(super) enum Read {
     /// `tokens.prompt`, an int that is counted no further than needed.
     Prompt,
     Double(fn(&Facts<'_>) -> f64),
+    /// A string that lies there.
+    Str(ReadStr),
+    /// A string that has to be decoded.
     Text(ReadText),
     Texts(ReadTexts),
     Map(Map),
@@ -71,13 +75,13 @@ pub(super) const VARIABLES: &[Variable] = &[
     Variable {
         name: "request.model",
         cost: Cost::Head,
-        read: Read::Text(|facts| Cow::Borrowed(facts.view.model())),
+        read: Read::Str(|facts| facts.view.model()),
         about: "the model asked for",
     },
     Variable {
         name: "request.endpoint",
         cost: Cost::Head,
-        read: Read::Text(|facts| Cow::Borrowed(facts.endpoint.name())),
+        read: Read::Str(|facts| facts.endpoint.name()),
         about: "the path below `/v1/`, such as `chat/completions`",
     },
     Variable {
@@ -143,19 +147,19 @@ pub(super) const VARIABLES: &[Variable] = &[
     Variable {
         name: "importance",
         cost: Cost::Head,
-        read: Read::Text(|facts| Cow::Borrowed(facts.importance())),
+        read: Read::Str(|facts| facts.importance()),
         about: "`low`, `normal` or `high`, from `x-weir-importance`",
     },
     Variable {
         name: "key.name",
         cost: Cost::Head,
-        read: Read::Text(|facts| Cow::Borrowed(facts.key.name)),
+        read: Read::Str(|facts| facts.key.name),
         about: "the calling key's name",
     },
     Variable {
         name: "key.team",
         cost: Cost::Head,
-        read: Read::Text(|facts| Cow::Borrowed(facts.key.team)),
+        read: Read::Str(|facts| facts.key.team),
         about: "its team; empty for none",
     },
     Variable {
@@ -281,7 +285,7 @@ impl Read {
             Self::Bool(_) => "bool",
             Self::Int(_) | Self::Prompt => "int",
             Self::Double(_) => "double",
-            Self::Text(_) => "string",
+            Self::Str(_) | Self::Text(_) => "string",
             Self::Texts(_) => "list(string)",
             Self::Map(_) | Self::Models => "map(string, string)",
         }
