@@ -6,7 +6,7 @@ mod choose;
 mod clauses;
 mod diagnostic;
 mod explain;
-mod expression;
+pub mod expression;
 mod facts;
 mod file;
 mod findings;
