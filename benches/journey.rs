@@ -102,6 +102,7 @@ fn records(c: &mut Criterion) {
         team: "",
         key: "passthrough",
         route: "default",
+        model: "gpt-5",
         status: 200,
     };
     let seen = Observation {

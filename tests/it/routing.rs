@@ -300,7 +300,7 @@ fn a_decision_explains_itself_when_asked() {
     let outcomes: Vec<_> =
         decision["rules"].as_array().unwrap().iter().map(|r| &r["outcome"]).collect();
     assert_eq!(outcomes, ["miss", "hit"]);
-    assert_eq!(decision["rules"][0]["inputs"][0]["value"], "normal");
+    assert_eq!(decision["rules"][0]["inputs"][0]["value"], "\"normal\"");
     assert!(with_headers(&gateway, "", "auto").header("x-weir-decision").is_none());
 }
 
