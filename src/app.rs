@@ -26,6 +26,10 @@ use crate::server::StartError;
 use crate::server::Task;
 use crate::simulator::Knobs;
 use crate::simulator::Simulator;
+use crate::store;
+use crate::store::Database;
+use crate::store::Recorder;
+use crate::store::StoreError;
 use crate::telemetry::log;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::SetupError;
@@ -33,6 +37,9 @@ use crate::upstream::Upstreams;
 
 /// How often idle connections and dates are looked at.
 const CHORES: Duration = Duration::from_secs(15);
+
+/// Time for shipping when the drain has used up all of its own.
+const LEAST_SHIPPING: Duration = Duration::from_millis(500);
 
 /// Why the process cannot start.
 #[derive(Debug, Error)]
@@ -46,6 +53,9 @@ pub enum AppError {
     /// An upstream's certificates.
     #[error(transparent)]
     Upstream(#[from] SetupError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// A listener.
     #[error(transparent)]
     Server(#[from] StartError),
@@ -81,19 +91,36 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
     metrics.policy_loaded(policy.revision());
     let upstreams = Arc::new(Upstreams::new(&policy)?);
     let policy = Arc::new(PolicyHandle::new(policy));
+    let database = config.database()?;
+    let recorder = start_recorder(&config, &environment, database.as_ref(), &metrics)?;
     let gateway = Gateway::new(
         Arc::clone(&policy),
         Arc::clone(&upstreams),
         Arc::clone(&metrics),
+        recorder.clone(),
         config.limits.body.0,
     );
     let readiness = Arc::new(Readiness::default());
-    tasks.push(("control plane", control_plane(&config, &environment, &metrics, &readiness)?));
+    let ledger = recorder.clone().zip(database);
+    let control = control_plane(&config, &environment, &metrics, &readiness, ledger)?;
+    tasks.push(("control plane", control));
     tasks.push(("chores", Box::pin(chores(upstreams, policy, Arc::clone(&metrics)))));
     make_room_for_socket(&config.upgrade_socket)?;
     let settings = server_settings(&config, arguments.upgrade);
     tracing::info!(listen = %config.listen, control = %config.control.listen, simulate = arguments.simulate, "starting");
-    server::run(&settings, gateway, &metrics, &readiness, tasks, move || log.flush())?;
+    let log = Arc::new(log);
+    let at_end = (recorder.clone(), Arc::clone(&log));
+    server::run(&settings, gateway, &metrics, &readiness, tasks, move |patience| {
+        let (recorder, log) = &at_end;
+        if let Some(recorder) = recorder {
+            recorder.close(patience.max(LEAST_SHIPPING));
+        }
+        log.flush();
+    })?;
+    // Only a stop without a drain comes here; what is spooled is shipped by the next process.
+    if let Some(recorder) = recorder {
+        recorder.close(Duration::ZERO);
+    }
     Ok(())
 }
 
@@ -130,6 +157,27 @@ fn start_log(config: &Config) -> Result<log::LogGuard, AppError> {
     log::start(&config.log.level, format).map_err(AppError::Other)
 }
 
+fn start_recorder(
+    config: &Config,
+    environment: &Environment,
+    database: Option<&Database>,
+    metrics: &Arc<Metrics>,
+) -> Result<Option<Arc<Recorder>>, AppError> {
+    let Some(database) = database else {
+        tracing::warn!("`store` is off: no call is recorded, and there is no spend to read");
+        return Ok(None);
+    };
+    let settings = store::Settings {
+        database: database.clone(),
+        spool: config.spool.dir.clone(),
+        max_bytes: config.spool.max_bytes.0,
+        user_secret: environment.user_secret(),
+    };
+    let recorder = Recorder::start(settings, metrics)
+        .map_err(|error| AppError::Other(format!("the spool's threads cannot start: {error}")))?;
+    Ok(Some(Arc::new(recorder)))
+}
+
 /// Says what is configured and not acted on, so that nobody relies on it.
 fn warn_of_inert(config: &Config) {
     if config.redis.is_some() {
@@ -164,12 +212,14 @@ fn control_plane(
     environment: &Environment,
     metrics: &Arc<Metrics>,
     readiness: &Arc<Readiness>,
+    store: Option<(Arc<Recorder>, Database)>,
 ) -> Result<Task, AppError> {
     let address = config.control.listen;
     let listener = admin::bind(address).map_err(|source| StartError::Listen { address, source })?;
-    let router =
-        admin::router(Arc::clone(metrics), Arc::clone(readiness), environment.admin_token());
+    let (metrics, readiness) = (Arc::clone(metrics), Arc::clone(readiness));
+    let token = environment.admin_token();
     Ok(Box::pin(async move {
+        let router = admin::router(metrics, readiness, store, token);
         if let Err(error) = admin::serve(listener, router).await {
             tracing::error!(%error, "the control plane stopped");
         }

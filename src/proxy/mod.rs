@@ -7,6 +7,7 @@ mod call;
 mod decode;
 mod error;
 mod head;
+mod notes;
 mod passthrough;
 mod relay;
 mod tunnel;
@@ -27,6 +28,7 @@ use crate::openai::request::Patch;
 use crate::openai::request::RequestView;
 
 use crate::policy::PolicyHandle;
+use crate::store::Recorder;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::BodyError;
 use crate::upstream::OutBody;
@@ -44,6 +46,7 @@ pub struct Gateway {
     policy: Arc<PolicyHandle>,
     upstreams: Arc<Upstreams>,
     metrics: Arc<Metrics>,
+    recorder: Option<Arc<Recorder>>,
     body_limit: u64,
 }
 
@@ -60,14 +63,16 @@ enum Outcome {
 
 impl Gateway {
     /// A gateway that takes request bodies of at most `body_limit` bytes on the endpoints that it
-    /// reads; others are passed on while they are read, whatever their size.
+    /// reads; others are passed on while they are read, whatever their size. Without a recorder no
+    /// call is kept.
     pub fn new(
         policy: Arc<PolicyHandle>,
         upstreams: Arc<Upstreams>,
         metrics: Arc<Metrics>,
+        recorder: Option<Arc<Recorder>>,
         body_limit: u64,
     ) -> Self {
-        Self { policy, upstreams, metrics, body_limit }
+        Self { policy, upstreams, metrics, recorder, body_limit }
     }
 
     /// Answers one request. Whatever becomes of it, dropping its `Call` bills, counts and logs
@@ -78,7 +83,8 @@ impl Gateway {
         B::Error: Into<BodyError>,
     {
         let (mut head, body) = request.into_parts();
-        let mut call = Call::begin(&self.metrics, self.policy.current(), &head);
+        let policy = self.policy.current();
+        let mut call = Call::begin(&self.metrics, self.recorder.as_ref(), policy, &head);
         match self.serve(&mut head, body, &mut call).await {
             Ok(Outcome::Answered(answer, observer)) => relay::reply(answer, observer, call),
             Ok(Outcome::Tunnel(response)) => response,
