@@ -1,6 +1,7 @@
-//! The control plane: health, metrics, the description of its own routes.
+//! The control plane: health, metrics, spend, the description of its own routes.
 
 mod in_force;
+mod spend;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -28,6 +29,9 @@ use utoipa_axum::routes;
 
 use crate::openai::error::ApiError;
 use crate::policy::PolicyHandle;
+use crate::store::Database;
+use crate::store::Ledger;
+use crate::store::Recorder;
 use crate::telemetry::metrics::Metrics;
 
 /// Whether the data plane takes requests.
@@ -65,6 +69,8 @@ struct Parts {
     metrics: Arc<Metrics>,
     readiness: Arc<Readiness>,
     policy: Arc<PolicyHandle>,
+    recorder: Option<Arc<Recorder>>,
+    ledger: Option<Ledger>,
     token: Option<Arc<SecretString>>,
 }
 
@@ -78,19 +84,36 @@ struct Status {
     status: &'static str,
 }
 
-/// The routes of the control plane. `/api/*` asks for `token` when there is one.
+/// Whether requests are taken, and whether what is recorded of them reaches the store.
+#[derive(Serialize, ToSchema)]
+struct Ready {
+    status: &'static str,
+    /// ok, off, or unavailable: then records wait in the spool, and traffic goes on.
+    store: &'static str,
+}
+
+/// The routes of the control plane. `/api/*` asks for `token` when there is one. To be called on
+/// the runtime that serves them.
 pub fn router(
     metrics: Arc<Metrics>,
     readiness: Arc<Readiness>,
     policy: Arc<PolicyHandle>,
+    store: Option<(Arc<Recorder>, Database)>,
     token: Option<SecretString>,
 ) -> Router {
-    let parts = Parts { metrics, readiness, policy, token: token.map(Arc::new) };
+    let (recorder, database) = store.unzip();
+    let ledger = database.and_then(|database| {
+        let ledger = Ledger::of(&database);
+        ledger.inspect_err(|error| tracing::error!(%error, "spend cannot be read")).ok()
+    });
+    let token = token.map(Arc::new);
+    let parts = Parts { metrics, readiness, policy, recorder, ledger, token };
     let (router, description) = OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(healthz))
         .routes(routes!(readyz))
         .routes(routes!(metrics_text))
         .routes(routes!(in_force::policies))
+        .routes(routes!(spend::spend))
         .split_for_parts();
     router
         .route("/openapi.json", axum::routing::get(move || async move { Json(description) }))
@@ -133,11 +156,16 @@ async fn healthz() -> Json<Status> {
     Json(Status { status: "ok" })
 }
 
-/// Whether the data plane takes requests.
-#[utoipa::path(get, path = "/readyz", responses((status = 200, body = Status), (status = 503, body = Status)))]
-async fn readyz(State(parts): State<Parts>) -> (StatusCode, Json<Status>) {
+/// Whether the data plane takes requests. A store that is away does not stop it.
+#[utoipa::path(get, path = "/readyz", responses((status = 200, body = Ready), (status = 503, body = Ready)))]
+async fn readyz(State(parts): State<Parts>) -> (StatusCode, Json<Ready>) {
     let (code, status) = parts.readiness.status();
-    (code, Json(Status { status }))
+    let store = match parts.recorder.as_ref().map(|recorder| recorder.store_is_available()) {
+        Some(true) => "ok",
+        Some(false) => "unavailable",
+        None => "off",
+    };
+    (code, Json(Ready { status, store }))
 }
 
 /// Every metric in Prometheus' text format.

@@ -1,5 +1,8 @@
 //! The command line.
 
+mod migrate;
+mod spend;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -26,6 +29,10 @@ enum Command {
     Serve(Serve),
     /// Runs the stand-in for OpenAI alone.
     Simulate(Simulate),
+    /// Shows what calls cost, from the store.
+    Spend(spend::Spend),
+    /// Brings the store's schema up to date; `serve` does it too.
+    Migrate(migrate::Migrate),
 }
 
 /// How the gateway is started.
@@ -62,6 +69,8 @@ pub fn run() -> ExitCode {
     let done = match command {
         Command::Serve(arguments) => app::serve(&arguments, json),
         Command::Simulate(arguments) => app::simulate(&arguments),
+        Command::Spend(arguments) => spend::run(&arguments, json),
+        Command::Migrate(arguments) => migrate::run(&arguments, json),
     };
     let Err(error) = done else { return ExitCode::SUCCESS };
     if json {
