@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 use http::Uri;
+use serde::de::DeserializeOwned;
 use serde_saphyr::Spanned;
 
 use super::Policy;
@@ -53,14 +54,14 @@ pub struct Checked {
 }
 
 impl Policy {
-    /// Loads every `*.yaml` of `folder`; a folder that does not exist, or is empty, gives OpenAI as
+    /// Loads every `*.yaml` of `folder` and runs its tests; a folder that does not exist, or is empty, gives OpenAI as
     /// the only upstream and no rules.
     ///
     /// # Errors
     /// Everything found wrong, each with its place.
     pub fn load(folder: &Path, settings: &Settings) -> Result<Self, Refused> {
         let sources = Sources::read(folder).map_err(Refused)?;
-        let checked = Self::check(&sources, settings);
+        let (checked, _) = Self::verify(&sources, settings);
         checked.policy.ok_or(Refused(checked.diagnostics))
     }
 
@@ -71,7 +72,7 @@ impl Policy {
         let parsed: Vec<_> = sources
             .policies
             .iter()
-            .filter_map(|source| Some((File(source), parse(source, &mut findings)?)))
+            .filter_map(|source| Some((File(source), read_yaml(source, &mut findings)?)))
             .collect();
         let policy = resolve(&parsed, &sources.revision(), &mut secrets, &mut findings);
         if sources.policies.is_empty() {
@@ -89,12 +90,19 @@ impl Policy {
 }
 
 /// Reads one file; what serde objects to is its only finding.
-fn parse(source: &Source, findings: &mut Findings) -> Option<PolicyFile> {
+pub(super) fn read_yaml<T: DeserializeOwned + Default>(
+    source: &Source,
+    findings: &mut Findings,
+) -> Option<T> {
+    if let Some(found) = source.too_large() {
+        findings.push(found);
+        return None;
+    }
     if source.text.trim().is_empty() {
-        return Some(PolicyFile::default());
+        return Some(T::default());
     }
     // A file of nothing but comments is a null document.
-    match serde_saphyr::from_str_with_options::<Option<PolicyFile>>(&source.text, options()) {
+    match serde_saphyr::from_str_with_options::<Option<T>>(&source.text, options()) {
         Ok(file) => Some(file.unwrap_or_default()),
         Err(error) => {
             findings.push(syntax(File(source), &error));
@@ -103,7 +111,7 @@ fn parse(source: &Source, findings: &mut Findings) -> Option<PolicyFile> {
     }
 }
 
-pub(super) fn options() -> serde_saphyr::Options {
+fn options() -> serde_saphyr::Options {
     serde_saphyr::options! {
         budget: serde_saphyr::budget! {
             max_nodes: MOST_NODES,
@@ -113,11 +121,13 @@ pub(super) fn options() -> serde_saphyr::Options {
             max_documents: 1,
         },
         with_snippet: false,
+        // `no` and `off` are words, as in YAML 1.2; a model may be called so.
+        strict_booleans: true,
     }
 }
 
 /// What the YAML reader objects to, with the nearest known key.
-pub(super) fn syntax(file: File<'_>, error: &serde_saphyr::Error) -> Diagnostic {
+fn syntax(file: File<'_>, error: &serde_saphyr::Error) -> Diagnostic {
     let location = error.location();
     let place = |width| location.map(|location| file.at(&location, width));
     if let serde_saphyr::Error::SerdeUnknownField { field, expected, .. } = error.without_snippet()

@@ -2,6 +2,7 @@
 //!
 //! The whole folder is one [`Policy`]; a request takes one snapshot and keeps it to its end.
 
+mod cases;
 mod choose;
 mod clauses;
 mod diagnostic;
@@ -14,6 +15,7 @@ mod load;
 mod models;
 mod routes;
 mod rule;
+mod scenario;
 mod source;
 mod sticky;
 pub mod units;
@@ -32,6 +34,8 @@ use crate::metering::catalogue::Catalogue;
 use crate::metering::catalogue::Model;
 use crate::metering::tokens::Encoding;
 
+pub use cases::CaseResult;
+pub use cases::Tested;
 pub use choose::Candidate;
 pub use choose::Refusal;
 pub use choose::Route;
@@ -54,6 +58,11 @@ pub use load::Settings;
 pub(crate) use load::expand;
 pub use rule::Rule;
 pub use rule::Target;
+pub use scenario::Assumed;
+pub use scenario::AssumedKey;
+pub use scenario::Scenario;
+pub use scenario::endpoint_named;
+pub use scenario::headers;
 pub use source::Sources;
 
 use models::Models;

@@ -35,6 +35,13 @@ pub struct Source {
     pub text: String,
 }
 
+impl Source {
+    /// What is wrong with a file that is too large.
+    pub(super) fn too_large(&self) -> Option<Diagnostic> {
+        (self.text.len() as u64 > LARGEST_FILE).then(|| too_large(&self.name))
+    }
+}
+
 impl Sources {
     /// Reads a folder. A folder that does not exist is an empty one.
     ///
@@ -130,15 +137,18 @@ fn read(path: &Path) -> Result<String, Diagnostic> {
         .read_to_end(&mut bytes)
         .map_err(|error| unreadable(path, &error))?;
     if bytes.len() as u64 > LARGEST_FILE {
-        let message =
-            format!("{} is larger than 1 MiB, the limit of a policy file", path.display());
-        return Err(Diagnostic::error(None, message).help("split it into several files"));
+        return Err(too_large(&path.display().to_string()));
     }
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         let message = format!("{} is not UTF-8 at byte {at}", path.display());
         Diagnostic::error(None, message).help("save it as UTF-8")
     })
+}
+
+fn too_large(name: &str) -> Diagnostic {
+    let message = format!("{name} is larger than 1 MiB, the limit of a policy file");
+    Diagnostic::error(None, message).help("split it into several files")
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> Diagnostic {

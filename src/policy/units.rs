@@ -8,6 +8,8 @@ use serde::Deserializer;
 use serde::de::Error as _;
 use serde::de::Visitor;
 
+use crate::metering::catalogue::Date;
+
 /// A duration such as `2s`; a bare number counts seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seconds(pub Duration);
@@ -19,6 +21,56 @@ pub struct Size(pub u64);
 /// A rate such as `600/min`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PerMinute(pub u64);
+
+/// A point in time, in whole seconds since 1970 (UTC).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment(pub u64);
+
+impl Moment {
+    /// Reads RFC 3339, such as `2026-11-23T13:21:09Z` or `2026-11-23T15:21:09.5+02:00`; `None` for
+    /// anything else, and for what is before 1970.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (day, rest) = text.split_once(['T', 't', ' '])?;
+        let (clock, offset) = rest.split_at_checked(rest.find(['Z', 'z', '+', '-'])?)?;
+        let [year, month, day] = numbers(day, '-')?;
+        let (clock, fraction) = clock.split_once('.').unwrap_or((clock, "0"));
+        let [hour, minute, second] = numbers(clock, ':')?;
+        let date = Date {
+            year: year.try_into().ok()?,
+            month: month.try_into().ok()?,
+            day: day.try_into().ok()?,
+        };
+        let real = (1..=12).contains(&month) && (1..=31).contains(&day);
+        let clock_real = hour < 24 && minute < 60 && second <= 60;
+        let whole = fraction.bytes().all(|byte| byte.is_ascii_digit()) && !fraction.is_empty();
+        if !real || !clock_real || !whole {
+            return None;
+        }
+        let local = date.days_since_epoch() * 86_400 + hour * 3_600 + minute * 60 + second;
+        u64::try_from(local - offset_s(offset)?).ok().map(Self)
+    }
+}
+
+/// Seconds east of Greenwich: `Z`, `+02:00`.
+fn offset_s(text: &str) -> Option<i64> {
+    if text.eq_ignore_ascii_case("z") {
+        return Some(0);
+    }
+    let (sign, offset) = text.split_at_checked(1)?;
+    let [hours, minutes] = numbers(offset, ':')?;
+    let east = hours * 3_600 + minutes * 60;
+    (hours < 24 && minutes < 60).then_some(if sign == "-" { -east } else { east })
+}
+
+/// Exactly so many numbers, each of two digits or (a year) four.
+fn numbers<const N: usize>(text: &str, between: char) -> Option<[i64; N]> {
+    let digits =
+        |part: &str| matches!(part.len(), 2 | 4) && part.bytes().all(|byte| byte.is_ascii_digit());
+    let parts: Vec<&str> = text.split(between).collect();
+    let good = parts.iter().all(|part| digits(part));
+    let parts: Option<Vec<i64>> = parts.into_iter().map(|part| part.parse().ok()).collect();
+    parts.filter(|_| good)?.try_into().ok()
+}
 
 impl PerMinute {
     /// Reads `600/min` (also `/m`, `/minute`); `None` for anything else and for 0.
@@ -98,6 +150,15 @@ impl<'de> Deserialize<'de> for Seconds {
     }
 }
 
+impl<'de> Deserialize<'de> for Moment {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(input)?;
+        Self::parse(&text).ok_or_else(|| {
+            D::Error::custom(format!("`{text}` is no time; write it as 2026-11-23T13:21:09Z"))
+        })
+    }
+}
+
 impl<'de> Deserialize<'de> for PerMinute {
     fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
         let text = input.deserialize_any(Scalar("a rate such as 600/min"))?;
@@ -139,6 +200,32 @@ mod tests {
         assert_eq!(PerMinute::parse("1_000_000 / m"), Some(PerMinute(1_000_000)));
         for wrong in ["600", "0/min", "-1/min", "600/s", "/min", "1.5/min"] {
             assert_eq!(PerMinute::parse(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn times_are_read_as_rfc_3339_has_them() {
+        // Worked out with `date -u -d 2026-11-23T13:21:09Z +%s`.
+        for text in [
+            "2026-11-23T13:21:09Z",
+            "2026-11-23t13:21:09.999z",
+            "2026-11-23 15:21:09+02:00",
+            "2026-11-23T08:51:09-04:30",
+        ] {
+            assert_eq!(Moment::parse(text), Some(Moment(1_795_440_069)), "{text}");
+        }
+        for wrong in [
+            "",
+            "2026-11-23",
+            "2026-11-23T13:21:09",
+            "2026-13-23T13:21:09Z",
+            "2026-11-23T24:00:00Z",
+            "2026-11-23T13:21:09.Z",
+            "2026-11-23T1:21:09Z",
+            "1969-12-31T23:59:59Z",
+            "2026-11-23T13:21:09+2",
+        ] {
+            assert_eq!(Moment::parse(wrong), None, "{wrong}");
         }
     }
 
