@@ -20,7 +20,6 @@ use super::findings::File;
 use super::findings::Findings;
 use super::load::Checked;
 use super::load::Settings;
-use super::load::read_yaml;
 use super::scenario::Assumed;
 use super::scenario::AssumedKey;
 use super::scenario::Scenario;
@@ -28,6 +27,7 @@ use super::scenario::endpoint_named;
 use super::scenario::headers;
 use super::source::Sources;
 use super::units::Moment;
+use super::yaml;
 
 /// When tests happen that name no time: 2026-11-23T12:00:00Z, a Monday. Fixed, so that a folder
 /// which is accepted today is accepted tomorrow.
@@ -130,7 +130,7 @@ impl Policy {
         let mut names: HashMap<String, String> = HashMap::new();
         for source in &sources.tests {
             let file = File(source);
-            let parsed: Option<CaseFile> = read_yaml(source, &mut findings);
+            let parsed: Option<CaseFile> = yaml::read(source, &mut findings);
             for case in parsed.iter().flat_map(|parsed| &parsed.tests) {
                 let Case { name, .. } = &case.value;
                 let place = file.place(name);

@@ -1,6 +1,7 @@
 //! Collects what a check finds, with the place of each finding.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use serde_saphyr::Location;
 use serde_saphyr::Spanned;
@@ -12,6 +13,7 @@ use super::diagnostic::nearest;
 use super::diagnostic::place;
 use super::expression::Expression;
 use super::source::Source;
+use super::units::Seconds;
 
 /// Everything found so far.
 #[derive(Default)]
@@ -49,6 +51,20 @@ impl Findings {
             None => otherwise.to_owned(),
         };
         self.push(Diagnostic::error(Some(place), format!("unknown {what} `{name}`")).help(help));
+    }
+
+    /// A deadline; one of no time would end everything at once.
+    pub(super) fn duration(
+        &mut self,
+        key: &str,
+        given: &Option<Spanned<Seconds>>,
+        file: File<'_>,
+    ) -> Option<Duration> {
+        let given = given.as_ref()?;
+        if given.value.0.is_zero() {
+            self.error(file, given, format!("`{key}` must be more than 0"));
+        }
+        Some(given.value.0)
     }
 
     pub(super) fn has_errors(&self) -> bool {

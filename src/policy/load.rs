@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::fs;
+use std::io::Read as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use http::HeaderValue;
 use http::Uri;
-use serde::de::DeserializeOwned;
 use serde_saphyr::Spanned;
 
 use super::Policy;
@@ -26,12 +26,12 @@ use super::models::Models;
 use super::routes::MOST_RULES;
 use super::routes::Routes;
 use super::rule::Rule;
-use super::source::Source;
 use super::source::Sources;
 use super::upstreams;
+use super::yaml;
 
-/// Most YAML nodes of one file, what aliases repeat included: a bomb is refused in milliseconds.
-const MOST_NODES: usize = 100_000;
+/// Longest secret in a file of its own, in bytes.
+const LONGEST_SECRET: u64 = 64 << 10;
 
 /// What a folder is resolved against.
 #[derive(Clone, Debug, Default)]
@@ -72,7 +72,7 @@ impl Policy {
         let parsed: Vec<_> = sources
             .policies
             .iter()
-            .filter_map(|source| Some((File(source), read_yaml(source, &mut findings)?)))
+            .filter_map(|source| Some((File(source), yaml::read(source, &mut findings)?)))
             .collect();
         let policy = resolve(&parsed, &sources.revision(), &mut secrets, &mut findings);
         if sources.policies.is_empty() {
@@ -87,71 +87,6 @@ impl Policy {
         let policy = policy.map(|policy| Self { warnings, ..policy });
         Checked { policy, diagnostics }
     }
-}
-
-/// Reads one file; what serde objects to is its only finding.
-pub(super) fn read_yaml<T: DeserializeOwned + Default>(
-    source: &Source,
-    findings: &mut Findings,
-) -> Option<T> {
-    if let Some(found) = source.too_large() {
-        findings.push(found);
-        return None;
-    }
-    if source.text.trim().is_empty() {
-        return Some(T::default());
-    }
-    // A file of nothing but comments is a null document.
-    match serde_saphyr::from_str_with_options::<Option<T>>(&source.text, options()) {
-        Ok(file) => Some(file.unwrap_or_default()),
-        Err(error) => {
-            findings.push(syntax(File(source), &error));
-            None
-        }
-    }
-}
-
-fn options() -> serde_saphyr::Options {
-    serde_saphyr::options! {
-        budget: serde_saphyr::budget! {
-            max_nodes: MOST_NODES,
-            max_events: 4 * MOST_NODES,
-            max_recorded_anchor_events: 4 * MOST_NODES,
-            max_depth: 32,
-            max_documents: 1,
-        },
-        with_snippet: false,
-        // `no` and `off` are words, as in YAML 1.2; a model may be called so.
-        strict_booleans: true,
-    }
-}
-
-/// What the YAML reader objects to, with the nearest known key.
-fn syntax(file: File<'_>, error: &serde_saphyr::Error) -> Diagnostic {
-    let location = error.location();
-    let place = |width| location.map(|location| file.at(&location, width));
-    if let serde_saphyr::Error::SerdeUnknownField { field, expected, .. } = error.without_snippet()
-    {
-        let known = expected.join(", ");
-        let near = super::diagnostic::nearest(field, expected.iter().copied());
-        let help = near.map_or(format!("known here are {known}"), |near| {
-            format!("did you mean `{near}`? Known here are {known}")
-        });
-        let message = format!("unknown key `{field}`");
-        return Diagnostic::error(place(field.chars().count()), message).help(help);
-    }
-    if location.is_none() {
-        return Diagnostic::error(None, format!("{}: {}", file.0.name, sentence(error)));
-    }
-    Diagnostic::error(place(1), sentence(error))
-}
-
-/// The reader's message without its place, which is shown in our own way.
-fn sentence(error: &serde_saphyr::Error) -> String {
-    let text = error.without_snippet().to_string();
-    let first = text.lines().next().unwrap_or_default();
-    let first = first.split(" at line ").next().unwrap_or(first);
-    first.trim_start_matches("error: ").to_owned()
 }
 
 fn resolve(
@@ -295,19 +230,34 @@ impl Secrets<'_> {
         findings: &mut Findings,
     ) -> Option<String> {
         let name = PathBuf::from(self.expand(key, path, file, findings)?);
-        match fs::read_to_string(&name) {
+        match read_secret(&name) {
             Ok(text) => {
                 let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
                 self.read.insert(name, digest.as_ref().to_vec());
                 Some(text.trim().to_owned())
             }
             Err(error) => {
-                let message = format!("cannot read `{key}` {}: {error}", name.display());
+                // As it is written: what stands for a variable may be a secret.
+                let message = format!("cannot read `{key}` {}: {error}", path.value);
                 findings.cure(file, path, message, "check the path and its permissions");
                 None
             }
         }
     }
+}
+
+/// A short regular file: others, such as a pipe or a device, may never end.
+fn read_secret(path: &Path) -> std::io::Result<String> {
+    // Asked before it is opened: to open a pipe waits for its writer.
+    if !fs::metadata(path)?.is_file() {
+        return Err(std::io::Error::other("it is no regular file"));
+    }
+    let mut text = String::new();
+    fs::File::open(path)?.take(LONGEST_SECRET + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > LONGEST_SECRET {
+        return Err(std::io::Error::other("it is longer than 64 KiB"));
+    }
+    Ok(text)
 }
 
 /// Replaces every `${NAME}`; the error is the name of a variable that is not set.

@@ -20,6 +20,7 @@ mod source;
 mod sticky;
 pub mod units;
 mod upstreams;
+mod yaml;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -53,6 +54,7 @@ pub use facts::Live;
 pub use facts::ModelState;
 pub use facts::NO_SHUTDOWN;
 pub use file::OnDisconnect;
+pub use file::schema;
 pub use load::Checked;
 pub use load::Settings;
 pub(crate) use load::expand;
