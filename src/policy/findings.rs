@@ -105,21 +105,28 @@ impl File<'_> {
         place(&self.0.name, &self.0.text, location.line(), location.column(), width)
     }
 
-    /// Where a part of a text stands. A text that is folded or escaped is marked as a whole: its
-    /// parts stand elsewhere in the file than in the text.
+    /// Where a part of a text stands. A text that is folded or escaped is marked as a whole where
+    /// the part is not found as it is.
     pub(super) fn place_in(self, text: &Spanned<String>, part: &Range<usize>) -> Place {
         let written = self.written(&text.referenced);
-        let quote = usize::from(written.starts_with(['\'', '"']));
-        let same = written.get(quote..).is_some_and(|rest| rest.starts_with(&text.value));
         let (Some(before), Some(of)) = (text.value.get(..part.start), text.value.get(part.clone()))
         else {
             return self.place(text);
         };
-        if !same || before.contains('\n') {
-            return self.place(text);
-        }
-        let shift = u64::try_from(quote + before.chars().count()).unwrap_or_default();
-        let (line, column) = (text.referenced.line(), text.referenced.column() + shift);
+        let quote = usize::from(written.starts_with(['\'', '"']));
+        let same = written.get(quote..).is_some_and(|rest| rest.starts_with(&text.value));
+        let at = match same {
+            true => Some(quote + part.start),
+            // The same words, the so-many-th time.
+            false if of.is_empty() => None,
+            false => written.match_indices(of).nth(before.matches(of).count()).map(|(at, _)| at),
+        };
+        let Some(ahead) = at.and_then(|at| written.get(..at)) else { return self.place(text) };
+        let last = ahead.rsplit('\n').next().unwrap_or_default();
+        let lines = u64::try_from(ahead.matches('\n').count()).unwrap_or_default();
+        let shift = u64::try_from(last.chars().count()).unwrap_or_default();
+        let column = if lines == 0 { text.referenced.column() + shift } else { shift + 1 };
+        let line = text.referenced.line() + lines;
         place(&self.0.name, &self.0.text, line, column, of.chars().count())
     }
 

@@ -116,11 +116,16 @@ fn in_our_words(error: &Error, spot: &Spot<'_>) -> (String, Option<String>) {
         Error::RecursiveReferencesRequireWeakTypes { .. } => {
             (format!("`{}` stands inside of what it names", spot.word), None)
         }
+        Error::AliasError { error, .. } => in_our_words(error, spot),
         Error::Budget { breach, .. } => over_budget(breach),
         Error::AliasReplayLimitExceeded { .. }
         | Error::AliasExpansionLimitExceeded { .. }
         | Error::AliasReplayStackDepthExceeded { .. } => too_much(),
-        _ => (sentence(error), None),
+        _ => match sentence(error) {
+            // The parser's own limit, of which it tells no more.
+            deep if deep.contains("recursion limit") => too_deep(),
+            other => (other, None),
+        },
     }
 }
 
@@ -144,11 +149,13 @@ fn over_budget(breach: &BudgetBreach) -> (String, Option<String>) {
             "a file holds one document".to_owned(),
             Some("take the `---` out, or make it two files".to_owned()),
         ),
-        BudgetBreach::Depth { .. } => {
-            (format!("more than {MOST_LEVELS} mappings and lists in each other"), None)
-        }
+        BudgetBreach::Depth { .. } => too_deep(),
         _ => too_much(),
     }
+}
+
+fn too_deep() -> (String, Option<String>) {
+    (format!("more than {MOST_LEVELS} mappings and lists in each other"), None)
 }
 
 fn too_much() -> (String, Option<String>) {
