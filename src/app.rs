@@ -10,12 +10,15 @@ use http::Uri;
 use thiserror::Error;
 
 use crate::admin;
+use crate::admin::Figures;
+use crate::admin::PolicyParts;
 use crate::admin::Readiness;
 use crate::cli;
 use crate::config::Config;
 use crate::config::ConfigError;
 use crate::config::Environment;
 use crate::config::LogFormat;
+use crate::policy::Assumed;
 use crate::policy::Policy;
 use crate::policy::PolicyHandle;
 use crate::policy::Refused;
@@ -95,7 +98,13 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
         config.limits.body.0,
     );
     let readiness = Arc::new(Readiness::default());
-    tasks.push(("control plane", control_plane(&config, &environment, &metrics, &readiness)?));
+    let policies = PolicyParts {
+        handle: Arc::clone(&policy),
+        settings: Arc::new(policy_settings),
+        figures: figures(),
+    };
+    let control = control_plane(&config, &environment, &metrics, &readiness, policies)?;
+    tasks.push(("control plane", control));
     tasks.push(("chores", Box::pin(chores(upstreams, policy, live, Arc::clone(&metrics)))));
     make_room_for_socket(&config.upgrade_socket)?;
     let settings = server_settings(&config, arguments.upgrade);
@@ -171,16 +180,25 @@ fn control_plane(
     environment: &Environment,
     metrics: &Arc<Metrics>,
     readiness: &Arc<Readiness>,
+    policies: PolicyParts,
 ) -> Result<Task, AppError> {
     let address = config.control.listen;
     let listener = admin::bind(address).map_err(|source| StartError::Listen { address, source })?;
-    let router =
-        admin::router(Arc::clone(metrics), Arc::clone(readiness), environment.admin_token());
+    let token = environment.admin_token();
+    let router = admin::router(Arc::clone(metrics), Arc::clone(readiness), token, policies);
     Ok(Box::pin(async move {
         if let Err(error) = admin::serve(listener, router).await {
             tracing::error!(%error, "the control plane stopped");
         }
     }))
+}
+
+/// How the models are doing, for `POST /api/route/explain`: nothing is known but their last days.
+fn figures() -> Figures {
+    Arc::new(|policy, ask| {
+        let unix_s = u64::try_from(today() * 86_400).unwrap_or_default();
+        ask(&Assumed::new(policy, unix_s));
+    })
 }
 
 /// What has to be done from time to time.

@@ -1,5 +1,7 @@
 //! The control plane: health, metrics, the description of its own routes.
 
+mod policies;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
@@ -26,6 +28,9 @@ use utoipa_axum::routes;
 
 use crate::openai::error::ApiError;
 use crate::telemetry::metrics::Metrics;
+
+pub use policies::Figures;
+pub use policies::PolicyParts;
 
 /// Whether the data plane takes requests.
 #[derive(Debug, Default)]
@@ -62,6 +67,7 @@ struct Parts {
     metrics: Arc<Metrics>,
     readiness: Arc<Readiness>,
     token: Option<Arc<SecretString>>,
+    policies: PolicyParts,
 }
 
 #[derive(OpenApi)]
@@ -79,12 +85,14 @@ pub fn router(
     metrics: Arc<Metrics>,
     readiness: Arc<Readiness>,
     token: Option<SecretString>,
+    policies: PolicyParts,
 ) -> Router {
-    let parts = Parts { metrics, readiness, token: token.map(Arc::new) };
+    let parts = Parts { metrics, readiness, token: token.map(Arc::new), policies };
     let (router, description) = OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(healthz))
         .routes(routes!(readyz))
         .routes(routes!(metrics_text))
+        .merge(policies::router())
         .split_for_parts();
     router
         .route("/openapi.json", axum::routing::get(move || async move { Json(description) }))

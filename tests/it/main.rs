@@ -11,6 +11,7 @@ mod fidelity;
 mod http2;
 mod map;
 mod passthrough;
+mod policies;
 mod pressure;
 mod process;
 mod secure;
