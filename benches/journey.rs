@@ -12,9 +12,13 @@ use criterion::Criterion;
 use criterion::Throughput;
 use criterion::criterion_group;
 use criterion::criterion_main;
+use http::HeaderMap;
+use http::HeaderName;
+use http::HeaderValue;
 use weir::metering::catalogue::Catalogue;
 use weir::metering::cost::UsageSource;
 use weir::metering::cost::price;
+use weir::metering::lazy::LazyPrompt;
 use weir::metering::tokens;
 use weir::openai::endpoint::Endpoint;
 use weir::openai::request::Patch;
@@ -22,6 +26,13 @@ use weir::openai::request::RequestView;
 use weir::openai::response::AnswerFacts;
 use weir::openai::stream::StreamTap;
 use weir::openai::usage::Usage;
+use weir::policy::Facts;
+use weir::policy::KeyFacts;
+use weir::policy::Live;
+use weir::policy::ModelState;
+use weir::policy::Policy;
+use weir::policy::Settings;
+use weir::policy::Sources;
 use weir::telemetry::metrics::CallLabels;
 use weir::telemetry::metrics::Metrics;
 use weir::telemetry::metrics::Observation;
@@ -91,6 +102,7 @@ fn records(c: &mut Criterion) {
         team: "",
         key: "passthrough",
         route: "default",
+        model: "gpt-5",
         status: 200,
     };
     let seen = Observation {
@@ -104,5 +116,67 @@ fn records(c: &mut Criterion) {
     c.bench_function("record/metrics", |b| b.iter(|| metrics.record(&labels, black_box(&seen))));
 }
 
-criterion_group!(journey, requests, answers, records);
+/// Models about which nothing is known.
+struct Idle;
+
+impl Live for Idle {
+    fn model(&self, _: &str) -> ModelState {
+        ModelState::default()
+    }
+
+    fn expected_output(&self, _: &str) -> Option<f64> {
+        None
+    }
+}
+
+/// A policy whose last rule alone matches.
+fn policy(rules: usize) -> Policy {
+    let misses = [
+        "request.model == \"auto\" && !request.stream",
+        "importance == \"high\" || \"critical\" in key.tags",
+        "key.team == \"research\" && time.hour >= 22",
+        "request.model.startsWith(\"gpt-3\") || request.max_tokens > 16000",
+        "header[\"x-app\"] == \"batch\"",
+    ];
+    let mut yaml = "routes:\n".to_owned();
+    for (index, when) in misses.iter().cycle().take(rules - 1).enumerate() {
+        yaml.push_str(&format!("  - {{ name: r{index}, when: '{when}', use: gpt-6-luna }}\n"));
+    }
+    yaml.push_str("  - { name: last, use: gpt-6-luna }\n");
+    let sources = Sources::of([("bench.yaml".to_owned(), yaml)].into());
+    let checked = Policy::check(&sources, &Settings::default());
+    checked.policy.unwrap_or_else(|| panic!("{:?}", checked.diagnostics))
+}
+
+fn decisions(c: &mut Criterion) {
+    let body = request(0);
+    let view = RequestView::parse(&body).unwrap();
+    let headers = HeaderMap::from_iter([(
+        HeaderName::from_static("x-app"),
+        HeaderValue::from_static("chat"),
+    )]);
+    let key = KeyFacts {
+        name: "passthrough",
+        team: "support",
+        tags: &[],
+        budget_left_usd: f64::INFINITY,
+        budget_used: 0.0,
+    };
+    let mut group = c.benchmark_group("decide");
+    for rules in [1, 5, 50] {
+        let policy = policy(rules);
+        group.bench_function(BenchmarkId::new("rules", rules), |b| {
+            b.iter(|| {
+                let prompt = LazyPrompt::new(policy.encoding_of(view.model()), view.model(), &body);
+                let request = (&view, &body[..]);
+                let endpoint = Endpoint::ChatCompletions;
+                let facts = Facts::new(endpoint, request, prompt, &headers, key, &Idle);
+                policy.choose(black_box(&facts), &mut ()).unwrap()
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(journey, requests, decisions, answers, records);
 criterion_main!(journey);

@@ -11,19 +11,22 @@ use thiserror::Error;
 
 use crate::admin;
 use crate::admin::Figures;
-use crate::admin::PolicyParts;
 use crate::admin::Readiness;
 use crate::cli;
 use crate::config::Config;
 use crate::config::ConfigError;
 use crate::config::Environment;
 use crate::config::LogFormat;
+use crate::policy;
 use crate::policy::Assumed;
 use crate::policy::Policy;
 use crate::policy::PolicyHandle;
 use crate::policy::Refused;
+use crate::policy::Reloader;
+use crate::policy::Seen;
 use crate::proxy::Gateway;
 use crate::proxy::LiveStats;
+use crate::proxy::look_for_shutdowns;
 use crate::proxy::today;
 use crate::server;
 use crate::server::StartError;
@@ -37,6 +40,10 @@ use crate::upstream::Upstreams;
 
 /// How often idle connections and dates are looked at.
 const CHORES: Duration = Duration::from_secs(15);
+
+/// When providers are first asked for shutdown dates, and how often from then on.
+const SHUTDOWNS_FIRST: Duration = Duration::from_secs(60);
+const SHUTDOWNS_EVERY: Duration = Duration::from_secs(24 * 3600);
 
 /// Why the process cannot start.
 #[derive(Debug, Error)]
@@ -98,13 +105,13 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
         config.limits.body.0,
     );
     let readiness = Arc::new(Readiness::default());
-    let policies = PolicyParts {
-        handle: Arc::clone(&policy),
-        settings: Arc::new(policy_settings),
-        figures: figures(),
-    };
-    let control = control_plane(&config, &environment, &metrics, &readiness, policies)?;
-    tasks.push(("control plane", control));
+    tasks.push((
+        "control plane",
+        control_plane(&config, &environment, &metrics, &readiness, &policy, &policy_settings)?,
+    ));
+    tasks.push(("policies", reload(&config, policy_settings, &policy, &upstreams, &metrics)));
+    let shutdowns = watch_shutdowns(Arc::clone(&upstreams), Arc::clone(&policy), Arc::clone(&live));
+    tasks.push(("shutdowns", Box::pin(shutdowns)));
     tasks.push(("chores", Box::pin(chores(upstreams, policy, live, Arc::clone(&metrics)))));
     make_room_for_socket(&config.upgrade_socket)?;
     let settings = server_settings(&config, arguments.upgrade);
@@ -180,12 +187,19 @@ fn control_plane(
     environment: &Environment,
     metrics: &Arc<Metrics>,
     readiness: &Arc<Readiness>,
-    policies: PolicyParts,
+    policy: &Arc<PolicyHandle>,
+    settings: &policy::Settings,
 ) -> Result<Task, AppError> {
     let address = config.control.listen;
     let listener = admin::bind(address).map_err(|source| StartError::Listen { address, source })?;
-    let token = environment.admin_token();
-    let router = admin::router(Arc::clone(metrics), Arc::clone(readiness), token, policies);
+    let router = admin::router(
+        Arc::clone(metrics),
+        Arc::clone(readiness),
+        Arc::clone(policy),
+        Arc::new(settings.clone()),
+        figures(),
+        environment.admin_token(),
+    );
     Ok(Box::pin(async move {
         if let Err(error) = admin::serve(listener, router).await {
             tracing::error!(%error, "the control plane stopped");
@@ -201,6 +215,56 @@ fn figures() -> Figures {
     })
 }
 
+/// Watches the policy folder; a change is in force as a whole, or not at all.
+fn reload(
+    config: &Config,
+    settings: policy::Settings,
+    handle: &Arc<PolicyHandle>,
+    upstreams: &Arc<Upstreams>,
+    metrics: &Arc<Metrics>,
+) -> Task {
+    let folder = config.policies.clone();
+    let reloader = Reloader::new(folder.clone(), settings, Arc::clone(handle));
+    let upstreams = Arc::clone(upstreams);
+    let prepare =
+        move |policy: &Policy| upstreams.prepare(policy).map_err(|error| error.to_string());
+    let metrics = Arc::clone(metrics);
+    let tell = move |seen: &Seen| match seen {
+        Seen::Applied(policy) => {
+            metrics.policy_loaded(policy.revision());
+            metrics.policy_applied();
+            tracing::info!(revision = policy.revision(), "policy in force");
+            for warning in &policy.warnings {
+                tracing::warn!("{warning}");
+            }
+        }
+        Seen::Rejected(rejected) => {
+            metrics.policy_rejected();
+            tracing::error!(revision = %rejected.revision, "the policy folder is refused; the policy before it stays in force");
+            for diagnostic in &rejected.diagnostics {
+                tracing::error!("{diagnostic}");
+            }
+        }
+        Seen::Same | Seen::Unsettled => {}
+    };
+    Box::pin(policy::watch(folder, reloader, today, prepare, tell))
+}
+
+/// Asks providers once a day when their models end.
+async fn watch_shutdowns(
+    upstreams: Arc<Upstreams>,
+    policy: Arc<PolicyHandle>,
+    live: Arc<LiveStats>,
+) {
+    // A process that is started in passing asks nobody.
+    tokio::time::sleep(SHUTDOWNS_FIRST).await;
+    let mut tick = tokio::time::interval(SHUTDOWNS_EVERY);
+    loop {
+        tick.tick().await;
+        look_for_shutdowns(&upstreams, &policy.current(), &live).await;
+    }
+}
+
 /// What has to be done from time to time.
 async fn chores(
     upstreams: Arc<Upstreams>,
@@ -211,8 +275,8 @@ async fn chores(
     let mut tick = tokio::time::interval(CHORES);
     loop {
         tick.tick().await;
-        upstreams.sweep();
         let policy = policy.current();
+        upstreams.sweep(&policy);
         for model in policy.catalogue().models() {
             if let Some(day) = live.shutdown_day(&policy, &model.name) {
                 metrics.model_shutdown(&model.name, day - today());

@@ -10,7 +10,7 @@
 //! |---|---|---|---|
 //! | [`openai`] | the API as data: request, stream, response, usage, error | | |
 //! | [`metering`] | prices, money, tokens | `openai` | `tiktoken_rs` |
-//! | [`policy`] | the policy folder: upstreams and models | `openai`, `metering` | `arc_swap`, `schemars`, `serde_saphyr` |
+//! | [`policy`] | the policy folder: upstreams and models | `openai`, `metering` | `arc_swap`, `cel`, `regex`, `schemars`, `serde_saphyr` |
 //! | [`telemetry`] | every metric series, the log | `openai`, `metering` | `prometheus`, `tracing_subscriber` |
 //! | [`upstream`] | the way to a provider: connections, TLS, gates, retry budget | `openai`, `policy`, `telemetry` | `tokio_rustls`, `rustls_native_certs` |
 //! | [`proxy`] | the data plane: the journey of one request | `openai`, `metering`, `policy`, `telemetry`, `upstream` | |

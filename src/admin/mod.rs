@@ -1,5 +1,6 @@
 //! The control plane: health, metrics, the description of its own routes.
 
+mod in_force;
 mod policies;
 
 use std::net::SocketAddr;
@@ -27,10 +28,11 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::openai::error::ApiError;
+use crate::policy::PolicyHandle;
+use crate::policy::Settings;
 use crate::telemetry::metrics::Metrics;
 
 pub use policies::Figures;
-pub use policies::PolicyParts;
 
 /// Whether the data plane takes requests.
 #[derive(Debug, Default)]
@@ -66,8 +68,10 @@ impl Readiness {
 struct Parts {
     metrics: Arc<Metrics>,
     readiness: Arc<Readiness>,
+    policy: Arc<PolicyHandle>,
+    settings: Arc<Settings>,
+    figures: Figures,
     token: Option<Arc<SecretString>>,
-    policies: PolicyParts,
 }
 
 #[derive(OpenApi)]
@@ -80,18 +84,23 @@ struct Status {
     status: &'static str,
 }
 
-/// The routes of the control plane. `/api/*` asks for `token` when there is one.
+/// The routes of the control plane. `/api/*` asks for `token` when there is one; files that are sent
+/// in are checked against `settings`.
 pub fn router(
     metrics: Arc<Metrics>,
     readiness: Arc<Readiness>,
+    policy: Arc<PolicyHandle>,
+    settings: Arc<Settings>,
+    figures: Figures,
     token: Option<SecretString>,
-    policies: PolicyParts,
 ) -> Router {
-    let parts = Parts { metrics, readiness, token: token.map(Arc::new), policies };
+    let token = token.map(Arc::new);
+    let parts = Parts { metrics, readiness, policy, settings, figures, token };
     let (router, description) = OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(healthz))
         .routes(routes!(readyz))
         .routes(routes!(metrics_text))
+        .routes(routes!(in_force::policies))
         .merge(policies::router())
         .split_for_parts();
     router

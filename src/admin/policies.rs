@@ -32,7 +32,6 @@ use crate::policy::Diagnostic;
 use crate::policy::Explanation;
 use crate::policy::Live;
 use crate::policy::Policy;
-use crate::policy::PolicyHandle;
 use crate::policy::Scenario;
 use crate::policy::Settings;
 use crate::policy::Sources;
@@ -49,17 +48,6 @@ const LARGEST_FILE: u64 = (1 << 20) + 1;
 
 /// Calls back with how the models of a policy are doing now.
 pub type Figures = Arc<dyn Fn(&Policy, &mut dyn FnMut(&dyn Live)) + Send + Sync>;
-
-/// What the routes about policies use.
-#[derive(Clone)]
-pub struct PolicyParts {
-    /// The policy in force.
-    pub handle: Arc<PolicyHandle>,
-    /// What files are checked against.
-    pub settings: Arc<Settings>,
-    /// How the models are doing.
-    pub figures: Figures,
-}
 
 /// Policy files by name; those of tests begin with `tests/`.
 #[derive(Deserialize, ToSchema)]
@@ -133,9 +121,8 @@ async fn validate(
             other => return Err(unsupported(other)),
         };
         let sources = Sources::of(files);
-        let settings =
-            Settings { today: Some(days(now_s())), ..(*parts.policies.settings).clone() };
-        let (Checked { policy, diagnostics }, tested) = Policy::verify(&sources, &settings);
+        let settings = Settings { today: Some(days(now_s())), ..(*parts.settings).clone() };
+        let (Checked { policy, diagnostics, .. }, tested) = Policy::verify(&sources, &settings);
         let (ok, tests) = (policy.is_some(), tested.cases);
         Ok(Json(Validated { ok, revision: sources.revision(), diagnostics, tests }))
     })
@@ -153,9 +140,9 @@ async fn explain(State(parts): State<Parts>, body: Result<Bytes, BytesRejection>
     answer(move || {
         let question: Question = serde_json::from_slice(&whole(body)?).map_err(invalid_json)?;
         let scenario = scenario(question)?;
-        let policy = parts.policies.handle.current();
+        let policy = parts.policy.current();
         let mut answer = Err(ApiError::new(500, "api_error", "internal_error", "No figures."));
-        (parts.policies.figures)(&policy, &mut |live| {
+        (parts.figures)(&policy, &mut |live| {
             answer = scenario.decide(&policy, live).map(|(explanation, _)| explanation);
         });
         let explanation: Explanation = answer?;

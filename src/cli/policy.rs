@@ -18,6 +18,7 @@ use crate::openai::endpoint::Endpoint;
 use crate::policy;
 use crate::policy::Assumed;
 use crate::policy::AssumedKey;
+use crate::policy::CaseResult;
 use crate::policy::Checked;
 use crate::policy::Diagnostic;
 use crate::policy::Explanation;
@@ -99,14 +100,15 @@ pub(super) fn run(arguments: Policy, json: bool) -> Result<(), AppError> {
     }
 }
 
-/// A folder with what it is checked against.
+/// A folder that can be used.
 struct Opened {
     path: PathBuf,
-    settings: Settings,
-    sources: Result<Sources, Vec<Diagnostic>>,
+    sources: Sources,
+    policy: policy::Policy,
 }
 
-fn open(folder: &Folder) -> Result<Opened, AppError> {
+/// Checks a folder. One that cannot be used is an error; what is wrong with it is printed.
+fn open(folder: &Folder, json: bool) -> Result<Opened, AppError> {
     let environment = Environment::of_process();
     let path = match &folder.folder {
         Some(path) if !path.is_dir() => {
@@ -116,82 +118,60 @@ fn open(folder: &Folder) -> Result<Opened, AppError> {
         None => Config::load(None, &environment)?.policies,
     };
     let settings = Settings { today: Some(today()), ..environment.for_policies() };
-    let sources = Sources::read(&path);
-    Ok(Opened { path, settings, sources })
+    let (revision, found) = match Sources::read(&path) {
+        Err(found) => (None, found),
+        Ok(sources) => {
+            let Checked { policy, diagnostics, .. } = policy::Policy::check(&sources, &settings);
+            if let Some(policy) = policy {
+                return Ok(Opened { path, sources, policy });
+            }
+            (Some(sources.revision()), diagnostics)
+        }
+    };
+    print_findings(&found, false, revision.as_deref(), json)?;
+    Err(fail(format!("{} cannot be used: {}", path.display(), counts(&found))))
 }
 
-impl Opened {
-    fn check(&self) -> Checked {
-        match &self.sources {
-            Ok(sources) => policy::Policy::check(sources, &self.settings),
-            Err(found) => Checked { policy: None, diagnostics: found.clone() },
-        }
+fn print_findings(
+    found: &[Diagnostic],
+    ok: bool,
+    revision: Option<&str>,
+    json: bool,
+) -> Result<(), AppError> {
+    if json {
+        return print_json(&json!({ "ok": ok, "revision": revision, "diagnostics": found }));
     }
-
-    fn revision(&self) -> Option<String> {
-        self.sources.as_ref().ok().map(Sources::revision)
-    }
-
-    /// Prints what is wrong with a folder that cannot be used.
-    fn refused(&self, found: &[Diagnostic], json: bool) -> AppError {
-        if let Err(error) = self.print_findings(found, false, json) {
-            return error;
-        }
-        fail(format!("{} cannot be used: {}", self.path.display(), counts(found)))
-    }
-
-    fn print_findings(&self, found: &[Diagnostic], ok: bool, json: bool) -> Result<(), AppError> {
-        if json {
-            return print_json(&json!({
-                "ok": ok, "revision": self.revision(), "diagnostics": found,
-            }));
-        }
-        print(&found.iter().map(|found| format!("{found}\n")).collect::<String>())
-    }
+    print(&found.iter().map(|found| format!("{found}\n")).collect::<String>())
 }
 
 fn check(folder: &Folder, json: bool) -> Result<(), AppError> {
-    let opened = open(folder)?;
-    let Checked { policy, diagnostics } = opened.check();
-    let Some(policy) = policy else { return Err(opened.refused(&diagnostics, json)) };
-    opened.print_findings(&diagnostics, true, json)?;
+    let Opened { path, policy, .. } = open(folder, json)?;
+    print_findings(&policy.warnings, true, Some(policy.revision()), json)?;
     if json {
         return Ok(());
     }
     print(&format!(
         "{} can be used: revision {}, {}, {}\n",
-        opened.path.display(),
+        path.display(),
         policy.revision(),
         number(policy.rules().len(), "rule"),
-        counts(&diagnostics),
+        counts(&policy.warnings),
     ))
 }
 
 fn test(folder: &Folder, json: bool) -> Result<(), AppError> {
-    let opened = open(folder)?;
-    let Checked { policy, diagnostics } = opened.check();
-    let (Some(policy), Ok(sources)) = (policy, &opened.sources) else {
-        return Err(opened.refused(&diagnostics, json));
-    };
-    let Tested { cases, diagnostics } = policy.test(sources);
+    let Opened { sources, policy, .. } = open(folder, json)?;
+    let Tested { cases, diagnostics } = policy.test(&sources);
     let failed = cases.iter().filter(|case| !case.passed).count();
+    let summary = format!("{}, {failed} failed", number(cases.len(), "test"));
     if json {
         print_json(&json!({
             "ok": diagnostics.is_empty(), "revision": policy.revision(),
             "tests": cases, "diagnostics": diagnostics,
         }))?;
     } else {
-        let mut out = String::new();
-        for case in &cases {
-            let outcome = if case.passed { "ok    " } else { "failed" };
-            let _ = writeln!(out, "{outcome} {}", case.name);
-        }
-        for found in &diagnostics {
-            let _ = write!(out, "\n{found}");
-        }
-        print(&out)?;
+        print(&outcomes(&cases, &diagnostics))?;
     }
-    let summary = format!("{}, {failed} failed", number(cases.len(), "test"));
     match diagnostics.is_empty() {
         true if json => Ok(()),
         true => print(&format!("{summary}\n")),
@@ -201,10 +181,17 @@ fn test(folder: &Folder, json: bool) -> Result<(), AppError> {
     }
 }
 
+fn outcomes(cases: &[CaseResult], found: &[Diagnostic]) -> String {
+    let mut out = String::new();
+    for case in cases {
+        let outcome = if case.passed { "ok    " } else { "failed" };
+        let _ = writeln!(out, "{outcome} {}", case.name);
+    }
+    found.iter().fold(out, |out, found| format!("{out}\n{found}"))
+}
+
 fn explain(arguments: &Explain, json: bool) -> Result<(), AppError> {
-    let opened = open(&arguments.folder)?;
-    let Checked { policy, diagnostics } = opened.check();
-    let Some(policy) = policy else { return Err(opened.refused(&diagnostics, json)) };
+    let Opened { policy, .. } = open(&arguments.folder, json)?;
     let scenario = scenario(arguments)?;
     let live = Assumed::new(&policy, scenario.unix_s);
     let (explanation, _) = scenario

@@ -220,7 +220,7 @@ impl Date {
     }
 
     /// Reads `YYYY-MM-DD`.
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    pub fn parse(text: &str) -> Option<Self> {
         let mut fields = text.splitn(3, '-');
         let date = Self {
             year: fields.next()?.parse().ok()?,

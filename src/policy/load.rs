@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::fs;
-use std::io::Read as _;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -51,11 +51,13 @@ pub struct Checked {
     pub policy: Option<Policy>,
     /// Errors and warnings, in the order of the files.
     pub diagnostics: Vec<Diagnostic>,
+    /// Files with secrets that were read, or tried, with the digest of what was in them.
+    pub(super) secret_files: BTreeMap<PathBuf, Vec<u8>>,
 }
 
 impl Policy {
-    /// Loads every `*.yaml` of `folder` and runs its tests; a folder that does not exist, or is empty, gives OpenAI as
-    /// the only upstream and no rules.
+    /// Loads every `*.yaml` of `folder` and runs its tests; a folder that does not exist, or is
+    /// empty, gives OpenAI as the only upstream and no rules.
     ///
     /// # Errors
     /// Everything found wrong, each with its place.
@@ -84,8 +86,13 @@ impl Policy {
         let diagnostics = findings.0;
         let warnings = diagnostics.iter().filter(|found| found.severity == Severity::Warning);
         let warnings: Vec<_> = warnings.cloned().collect();
-        let policy = policy.map(|policy| Self { warnings, ..policy });
-        Checked { policy, diagnostics }
+        let sources = sources.clone();
+        let secret_files = secrets.read;
+        let policy = policy.map(|policy| {
+            let secret_files = secret_files.clone();
+            Self { warnings, sources, secret_files, ..policy }
+        });
+        Checked { policy, diagnostics, secret_files }
     }
 }
 
@@ -119,7 +126,8 @@ fn resolve(
         passthrough_rule: Arc::new(Rule::unruled("passthrough")),
         reads_live,
         warnings: Vec::new(),
-        secret_files: std::mem::take(&mut secrets.read),
+        sources: Sources::default(),
+        secret_files: BTreeMap::new(),
     })
 }
 
@@ -230,34 +238,45 @@ impl Secrets<'_> {
         findings: &mut Findings,
     ) -> Option<String> {
         let name = PathBuf::from(self.expand(key, path, file, findings)?);
-        match read_secret(&name) {
-            Ok(text) => {
-                let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
-                self.read.insert(name, digest.as_ref().to_vec());
-                Some(text.trim().to_owned())
+        let refuse = |why: &str, findings: &mut Findings| {
+            // The path as it is written: what stands for a variable may be a secret.
+            let message = format!("cannot read `{key}` {}: {why}", path.value);
+            findings.cure(file, path, message, "check the path and its permissions");
+            None
+        };
+        let content = match read_secret(&name) {
+            Ok(content) => content,
+            // Nobody looks at it again: to read it may take forever.
+            Err(error) if error.kind() == ErrorKind::Unsupported => {
+                return refuse(&error.to_string(), findings);
             }
             Err(error) => {
-                // As it is written: what stands for a variable may be a secret.
-                let message = format!("cannot read `{key}` {}: {error}", path.value);
-                findings.cure(file, path, message, "check the path and its permissions");
-                None
+                self.read.insert(name, fingerprint(b""));
+                return refuse(&error.to_string(), findings);
             }
+        };
+        self.read.insert(name, fingerprint(&content));
+        match String::from_utf8(content) {
+            Ok(text) => Some(text.trim().to_owned()),
+            Err(_) => refuse("it is not UTF-8", findings),
         }
     }
 }
 
 /// A short regular file: others, such as a pipe or a device, may never end.
-fn read_secret(path: &Path) -> std::io::Result<String> {
+fn read_secret(path: &Path) -> std::io::Result<Vec<u8>> {
     // Asked before it is opened: to open a pipe waits for its writer.
-    if !fs::metadata(path)?.is_file() {
-        return Err(std::io::Error::other("it is no regular file"));
+    let about = fs::metadata(path)?;
+    if !about.is_file() || about.len() > LONGEST_SECRET {
+        let message = "it is no regular file of at most 64 KiB";
+        return Err(std::io::Error::new(ErrorKind::Unsupported, message));
     }
-    let mut text = String::new();
-    fs::File::open(path)?.take(LONGEST_SECRET + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > LONGEST_SECRET {
-        return Err(std::io::Error::other("it is longer than 64 KiB"));
-    }
-    Ok(text)
+    fs::read(path)
+}
+
+/// What a secret's content is told by; never shown.
+pub(super) fn fingerprint(content: &[u8]) -> Vec<u8> {
+    ring::digest::digest(&ring::digest::SHA256, content).as_ref().to_vec()
 }
 
 /// Replaces every `${NAME}`; the error is the name of a variable that is not set.

@@ -7,12 +7,13 @@ mod choose;
 mod clauses;
 mod diagnostic;
 mod explain;
-mod expression;
+pub mod expression;
 mod facts;
 mod file;
 mod findings;
 mod load;
 mod models;
+mod reload;
 mod routes;
 mod rule;
 mod scenario;
@@ -20,6 +21,7 @@ mod source;
 mod sticky;
 pub mod units;
 mod upstreams;
+mod watch;
 mod yaml;
 
 use std::collections::BTreeMap;
@@ -27,7 +29,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use http::HeaderValue;
 use http::Uri;
 
@@ -58,6 +59,10 @@ pub use file::schema;
 pub use load::Checked;
 pub use load::Settings;
 pub(crate) use load::expand;
+pub use reload::PolicyHandle;
+pub use reload::Rejected;
+pub use reload::Reloader;
+pub use reload::Seen;
 pub use rule::Rule;
 pub use rule::Target;
 pub use scenario::Assumed;
@@ -66,6 +71,7 @@ pub use scenario::Scenario;
 pub use scenario::endpoint_named;
 pub use scenario::headers;
 pub use source::Sources;
+pub use watch::watch;
 
 use models::Models;
 
@@ -82,6 +88,8 @@ pub struct Policy {
     default_rule: Arc<Rule>,
     passthrough_rule: Arc<Rule>,
     reads_live: bool,
+    /// What it was made from.
+    sources: Sources,
     /// Files that hold secrets, with the digest of what they held.
     secret_files: BTreeMap<PathBuf, Vec<u8>>,
 }
@@ -91,6 +99,8 @@ pub struct Policy {
 pub struct Upstream {
     /// Its name in the policy.
     pub name: String,
+    /// Tells it from any other, of this policy or of one before: everything about it but the key.
+    pub identity: Arc<str>,
     /// Where it is. Stands for the client's `/v1`: `/v1/models` becomes `base_url` + `/models`.
     pub base_url: Uri,
     /// The gateway's own key, as the `Authorization` header that carries it; without one the
@@ -181,21 +191,5 @@ impl Policy {
     /// Every model with a price or a limit.
     pub fn catalogue(&self) -> &Catalogue {
         &self.models.catalogue
-    }
-}
-
-/// The policy in force.
-#[derive(Debug)]
-pub struct PolicyHandle(ArcSwap<Policy>);
-
-impl PolicyHandle {
-    /// Puts the first policy in force.
-    pub fn new(policy: Policy) -> Self {
-        Self(ArcSwap::from_pointee(policy))
-    }
-
-    /// One snapshot for the whole request, prices included.
-    pub fn current(&self) -> Arc<Policy> {
-        self.0.load_full()
     }
 }

@@ -1,6 +1,5 @@
 //! A routing rule as it is after the check: every name resolved, every condition compiled.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -111,29 +110,5 @@ impl Rule {
     pub(super) fn reads_live(&self) -> bool {
         matches!(self.action, Action::Cheapest(_) | Action::Fastest(_))
             || self.when.as_ref().is_some_and(|when| when.models().next().is_some())
-    }
-
-    /// Every model that the rule may choose.
-    pub(super) fn targets(&self) -> impl Iterator<Item = &Arc<Target>> {
-        let chosen: Vec<&Arc<Target>> = match &self.action {
-            Action::Asked | Action::Reject(_) => Vec::new(),
-            Action::Use(target) => vec![target],
-            Action::Split { arms, .. } => arms.iter().map(|arm| &arm.target).collect(),
-            Action::Cheapest(pick) | Action::Fastest(pick) => pick.of.iter().collect(),
-        };
-        chosen.into_iter().chain(&self.fallback)
-    }
-}
-
-impl fmt::Display for Action {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Asked => "the model asked for",
-            Self::Use(_) => "use",
-            Self::Split { .. } => "split",
-            Self::Cheapest(_) => "cheapest",
-            Self::Fastest(_) => "fastest",
-            Self::Reject(_) => "reject",
-        })
     }
 }

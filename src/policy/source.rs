@@ -28,11 +28,11 @@ pub struct Sources {
 
 /// One file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Source {
+pub(super) struct Source {
     /// Its name as the user would write it.
-    pub name: String,
+    pub(super) name: String,
     /// Its content.
-    pub text: String,
+    pub(super) text: String,
 }
 
 impl Source {

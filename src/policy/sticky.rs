@@ -30,3 +30,61 @@ fn draw(rule: &str, who: &[u8], model: &str) -> f64 {
     let bits = bits as f64;
     (bits + 0.5) / 9_007_199_254_740_992.0
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::policy::Policy;
+    use crate::policy::Settings;
+    use crate::policy::Sources;
+
+    fn arms(weights: &[(&str, f64)]) -> Vec<Arm> {
+        let policy = Policy::check(&Sources::default(), &Settings::default()).policy.unwrap();
+        let arm = |&(model, weight): &(&str, f64)| Arm { weight, target: policy.target(model) };
+        weights.iter().map(arm).collect()
+    }
+
+    /// The arm of each of 100,000 users.
+    fn land(arms: &[Arm]) -> Vec<Arc<str>> {
+        let who = |user: u32| Arc::clone(&arm_of("r", arms, &user.to_be_bytes()).target.model);
+        (0..100_000).map(who).collect()
+    }
+
+    fn share(landed: &[Arc<str>], model: &str) -> f64 {
+        let count = landed.iter().filter(|arm| ***arm == *model).count();
+        f64::from(u32::try_from(count).unwrap()) / 1e5
+    }
+
+    #[test]
+    fn a_hundred_thousand_users_fall_on_the_arms_by_their_weights() {
+        let landed = land(&arms(&[("a", 5.0), ("b", 25.0), ("c", 70.0)]));
+        for (model, weight) in [("a", 0.05), ("b", 0.25), ("c", 0.70)] {
+            let share = share(&landed, model);
+            assert!((share - weight).abs() < 0.01, "{model}: {share}");
+        }
+        assert_eq!(landed, land(&arms(&[("a", 5.0), ("b", 25.0), ("c", 70.0)])));
+    }
+
+    #[test]
+    fn when_weights_change_only_the_difference_moves() {
+        let before = land(&arms(&[("a", 5.0), ("b", 95.0)]));
+        let after = land(&arms(&[("a", 10.0), ("b", 90.0)]));
+        let moved = before.iter().zip(&after).filter(|(before, after)| before != after).count();
+        assert!((4_500..=5_500).contains(&moved), "5 % move, and not {moved} of 100,000");
+        let left = before.iter().zip(&after).filter(|(b, a)| ***b == *"a" && ***a == *"b").count();
+        assert_eq!(left, 0, "nobody leaves the arm that gained");
+    }
+
+    #[test]
+    fn two_splits_divide_the_same_users_differently() {
+        let arms = arms(&[("a", 50.0), ("b", 50.0)]);
+        let same = (0..10_000_u32).filter(|user| {
+            let arm = |rule| &arm_of(rule, &arms, &user.to_be_bytes()).target.model;
+            arm("one") == arm("two")
+        });
+        let same = same.count();
+        assert!((4_500..=5_500).contains(&same), "{same} of 10,000");
+    }
+}

@@ -8,8 +8,6 @@ use serde::Deserializer;
 use serde::de::Error as _;
 use serde::de::Visitor;
 
-use crate::metering::catalogue::Date;
-
 /// A duration such as `2s`; a bare number counts seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seconds(pub Duration);
@@ -30,46 +28,9 @@ impl Moment {
     /// Reads RFC 3339, such as `2026-11-23T13:21:09Z` or `2026-11-23T15:21:09.5+02:00`; `None` for
     /// anything else, and for what is before 1970.
     pub fn parse(text: &str) -> Option<Self> {
-        let (day, rest) = text.split_once(['T', 't', ' '])?;
-        let (clock, offset) = rest.split_at_checked(rest.find(['Z', 'z', '+', '-'])?)?;
-        let [year, month, day] = numbers(day, '-')?;
-        let (clock, fraction) = clock.split_once('.').unwrap_or((clock, "0"));
-        let [hour, minute, second] = numbers(clock, ':')?;
-        let date = Date {
-            year: year.try_into().ok()?,
-            month: month.try_into().ok()?,
-            day: day.try_into().ok()?,
-        };
-        let real = (1..=12).contains(&month) && (1..=31).contains(&day);
-        let clock_real = hour < 24 && minute < 60 && second <= 60;
-        let whole = fraction.bytes().all(|byte| byte.is_ascii_digit()) && !fraction.is_empty();
-        if !real || !clock_real || !whole {
-            return None;
-        }
-        let local = date.days_since_epoch() * 86_400 + hour * 3_600 + minute * 60 + second;
-        u64::try_from(local - offset_s(offset)?).ok().map(Self)
+        let time = chrono::DateTime::parse_from_rfc3339(text).ok()?;
+        u64::try_from(time.timestamp()).ok().map(Self)
     }
-}
-
-/// Seconds east of Greenwich: `Z`, `+02:00`.
-fn offset_s(text: &str) -> Option<i64> {
-    if text.eq_ignore_ascii_case("z") {
-        return Some(0);
-    }
-    let (sign, offset) = text.split_at_checked(1)?;
-    let [hours, minutes] = numbers(offset, ':')?;
-    let east = hours * 3_600 + minutes * 60;
-    (hours < 24 && minutes < 60).then_some(if sign == "-" { -east } else { east })
-}
-
-/// Exactly so many numbers, each of two digits or (a year) four.
-fn numbers<const N: usize>(text: &str, between: char) -> Option<[i64; N]> {
-    let digits =
-        |part: &str| matches!(part.len(), 2 | 4) && part.bytes().all(|byte| byte.is_ascii_digit());
-    let parts: Vec<&str> = text.split(between).collect();
-    let good = parts.iter().all(|part| digits(part));
-    let parts: Option<Vec<i64>> = parts.into_iter().map(|part| part.parse().ok()).collect();
-    parts.filter(|_| good)?.try_into().ok()
 }
 
 impl PerMinute {

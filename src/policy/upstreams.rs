@@ -1,5 +1,7 @@
 //! Resolves the `upstreams:` section.
 
+use std::sync::Arc;
+
 use http::HeaderValue;
 use http::Uri;
 use serde_saphyr::Spanned;
@@ -20,22 +22,27 @@ pub(super) fn openai(settings: &Settings) -> Upstream {
     let key = settings.env.get("OPENAI_API_KEY").map(|key| key.trim()).unwrap_or_default();
     let mut upstream = Upstream {
         name: "openai".to_owned(),
+        identity: Arc::from(""),
         base_url: Uri::from_static("https://api.openai.com/v1"),
         authorization: bearer(key),
         ca_file: None,
         timeouts: Timeouts::default(),
         max_in_flight: DEFAULT_MAX_IN_FLIGHT,
     };
-    simulate(&mut upstream, settings);
+    settle(&mut upstream, settings);
     upstream
 }
 
-fn simulate(upstream: &mut Upstream, settings: &Settings) {
+/// Sends it to the simulator, where there is one, and gives it its identity.
+fn settle(upstream: &mut Upstream, settings: &Settings) {
     if let Some(simulator) = &settings.simulator {
         upstream.base_url = simulator.clone();
         upstream.authorization = bearer("sk-simulator");
         upstream.ca_file = None;
     }
+    let Upstream { name, base_url, ca_file, timeouts, max_in_flight, .. } = &*upstream;
+    upstream.identity =
+        format!("{name} {base_url} {ca_file:?} {timeouts:?} {max_in_flight}").into();
 }
 
 /// One upstream; `None` when something in its entry cannot be used.
@@ -67,13 +74,14 @@ pub(super) fn upstream(
     }
     let mut upstream = Upstream {
         name: name.to_owned(),
+        identity: Arc::from(""),
         base_url,
         authorization: bearer(&key?),
         ca_file: entry.ca_file.clone(),
         timeouts,
         max_in_flight: max_in_flight.map_or(DEFAULT_MAX_IN_FLIGHT, |most| most.value),
     };
-    simulate(&mut upstream, secrets.settings);
+    settle(&mut upstream, secrets.settings);
     Some(upstream)
 }
 

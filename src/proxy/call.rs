@@ -360,6 +360,7 @@ impl Record {
             error_type: self.error,
             team: self.client.team,
             key: self.client.key,
+            model: routed_label,
             route: self.rule().map_or("none", |rule| &rule.name),
             status: self.status,
         }

@@ -31,8 +31,8 @@ pub struct LiveStats {
     models: DashMap<Arc<str>, Arc<ModelStats>>,
     /// Exponentially weighted mean of output tokens by route, as the bits of a double.
     outputs: DashMap<Arc<str>, AtomicU64>,
-    /// Days since 1970 on which providers say that a model ends, by the model's name.
-    shutdowns: DashMap<String, i64>,
+    /// Days since 1970 on which providers say that a model ends, by provider and its name there.
+    shutdowns: DashMap<(String, String), i64>,
 }
 
 /// Figures of one model.
@@ -124,15 +124,15 @@ impl LiveStats {
     }
 
     /// Notes the day on which a provider says that a model ends.
-    pub fn shutdown(&self, model: &str, day: i64) {
-        self.shutdowns.insert(model.to_owned(), day);
+    pub(super) fn shutdown(&self, upstream: &str, model: &str, day: i64) {
+        self.shutdowns.insert((upstream.to_owned(), model.to_owned()), day);
     }
 
     /// The day on which a model ends, in days since 1970: as the provider says, else the catalogue.
     pub fn shutdown_day(&self, policy: &Policy, model: &str) -> Option<i64> {
         let target = policy.target(model);
-        let named = [&*target.model, &*target.upstream_model];
-        let said = named.iter().find_map(|name| self.shutdowns.get(*name).map(|day| *day));
+        let key = (target.upstream.name.clone(), target.upstream_model.to_string());
+        let said = self.shutdowns.get(&key).map(|day| *day);
         said.or_else(|| Some(policy.model_of(&target)?.shutdown?.days_since_epoch()))
     }
 }

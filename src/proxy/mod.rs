@@ -10,6 +10,7 @@ mod error;
 mod head;
 mod live;
 mod passthrough;
+mod radar;
 mod relay;
 mod tunnel;
 
@@ -38,6 +39,7 @@ use crate::upstream::Upstreams;
 
 pub use live::LiveStats;
 pub use live::today;
+pub use radar::look as look_for_shutdowns;
 pub use relay::Reply;
 
 use attempts::Answer;

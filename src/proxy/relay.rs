@@ -25,6 +25,7 @@ use crate::openai::error::ApiError;
 use crate::openai::response::AnswerFacts;
 use crate::openai::stream::StreamTap;
 use crate::openai::usage::Usage;
+use crate::policy::OnDisconnect;
 use crate::upstream::AnswerBody;
 use crate::upstream::BodyError;
 use crate::upstream::root_cause;
@@ -113,6 +114,7 @@ pub(super) fn reply(answer: Answer, observer: Observer, mut call: Call) -> Respo
         stream,
         idle: Idle::new(idle),
         ended: false,
+        left: false,
         call,
     });
     relay.take_in(begun);
@@ -187,6 +189,8 @@ pub struct Relay {
     idle: Idle,
     /// Nothing more comes after `pending`.
     ended: bool,
+    /// The client has gone and the answer is read on.
+    left: bool,
     call: Call,
 }
 
@@ -312,8 +316,43 @@ fn note_events(call: &mut Call, tap: &StreamTap) {
 
 impl Drop for Relay {
     fn drop(&mut self) {
+        let route = self.call.route.as_ref();
+        let drains = route.is_some_and(|route| route.rule.on_disconnect == OnDisconnect::Drain);
+        if !self.ended
+            && !self.left
+            && drains
+            && let Some(body) = self.body.take()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            // The route wants the answer's true usage: it is read on, for nobody.
+            let observer = std::mem::replace(&mut self.observer, Observer::Blind);
+            let rest = Self {
+                body: Some(body),
+                observer,
+                encoding: std::mem::take(&mut self.encoding),
+                pending: VecDeque::new(),
+                stream: self.stream,
+                idle: Idle::new(self.idle.limit),
+                ended: false,
+                left: true,
+                call: self.call.hand_over(),
+            };
+            runtime.spawn(rest.read_on());
+            return;
+        }
         // The client left: what was seen until now is what is billed.
         self.note();
+    }
+}
+
+impl Relay {
+    /// Reads an answer to its end after the client has left.
+    async fn read_on(mut self) {
+        self.call.error = "client_gone";
+        while !self.ended {
+            self.pending.clear();
+            std::future::poll_fn(|cx| self.poll_upstream(cx)).await;
+        }
     }
 }
 

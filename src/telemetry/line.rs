@@ -1,7 +1,7 @@
 //! The one info line of a request, written by hand: formatting it field by field through the
 //! general machinery costs more than a microsecond per request.
 
-use std::io::Write as _;
+use std::cell::Cell;
 use std::time::SystemTime;
 
 use super::log::Format;
@@ -48,7 +48,7 @@ impl<'a> Line<'a> {
     /// Appends a number.
     pub fn number(&mut self, name: &'static str, value: u64) {
         self.name(name);
-        let _ = write!(self.out, "{value}");
+        self.out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
     }
 
     /// Ends the line.
@@ -69,18 +69,37 @@ impl<'a> Line<'a> {
         self.out.extend_from_slice(after);
     }
 
-    /// RFC 3339 in UTC, with microseconds.
+    /// RFC 3339 in UTC, with microseconds. All but these is written once a second.
     fn time(&mut self) {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let seconds = now.as_secs();
-        let (year, month, day) = civil(seconds / 86_400);
-        let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-        let _ = write!(
-            self.out,
-            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:06}Z",
-            now.subsec_micros()
-        );
+        let (second, mut text) = SECOND.get();
+        if second != now.as_secs() {
+            text = to_the_second(now.as_secs());
+            SECOND.set((now.as_secs(), text));
+        }
+        let mut micros = *b".000000Z";
+        let mut rest = now.subsec_micros();
+        for digit in micros.iter_mut().skip(1).take(6).rev() {
+            // A digit fits a byte.
+            *digit = b'0' + u8::try_from(rest % 10).unwrap_or_default();
+            rest /= 10;
+        }
+        self.out.extend_from_slice(&text);
+        self.out.extend_from_slice(&micros);
     }
+}
+
+thread_local! {
+    /// The second of the last line, and its text.
+    static SECOND: Cell<(u64, [u8; 19])> = const { Cell::new((u64::MAX, [0; 19])) };
+}
+
+/// `2026-11-23T13:21:09`; years of more than four digits do not come.
+fn to_the_second(seconds: u64) -> [u8; 19] {
+    let (year, month, day) = civil(seconds / 86_400);
+    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    let text = format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}");
+    text.as_bytes().try_into().unwrap_or([b'9'; 19])
 }
 
 fn plain(byte: u8) -> bool {
@@ -108,6 +127,18 @@ mod tests {
         assert_eq!(civil(0), (1970, 1, 1));
         assert_eq!(civil(11_016), (2000, 2, 29));
         assert_eq!(civil(20_780), (2026, 11, 23));
+    }
+
+    #[test]
+    fn the_time_is_written_to_the_microsecond() {
+        assert_eq!(&to_the_second(1_795_440_069), b"2026-11-23T13:21:09");
+        let mut out = Vec::new();
+        Line::begin(&mut out, Format::Text, "x").end();
+        let text = String::from_utf8(out).unwrap();
+        let (time, rest) = text.split_once("  INFO x").unwrap();
+        assert_eq!((time.len(), rest), ("2026-11-23T13:21:09.123456Z".len(), "\n"));
+        let digits = time.bytes().filter(u8::is_ascii_digit).count();
+        assert!(digits == 20 && time.ends_with('Z') && time.starts_with("20"), "{time}");
     }
 
     #[test]

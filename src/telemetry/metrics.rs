@@ -84,6 +84,8 @@ pub struct CallLabels<'a> {
     pub team: &'a str,
     /// The key's name.
     pub key: &'a str,
+    /// The model that the rule chose; empty for none.
+    pub model: &'a str,
     /// The routing rule.
     pub route: &'a str,
     /// HTTP status that the client got.
@@ -392,8 +394,8 @@ impl Metrics {
             requests: self
                 .requests
                 .with_label_values(&[labels.route, labels.status.to_string().as_str()]),
-            decisions: (!response_model.is_empty())
-                .then(|| self.decisions.with_label_values(&[labels.route, response_model])),
+            decisions: (!labels.model.is_empty())
+                .then(|| self.decisions.with_label_values(&[labels.route, labels.model])),
             unpriced: self.unpriced.with_label_values(&[response_model]),
             estimated: self.estimated.with_label_values(&[response_model]),
         }
@@ -437,6 +439,7 @@ impl CallLabels<'_> {
             self.team,
             self.key,
             self.route,
+            self.model,
         ] {
             key.push_str(value);
             key.push('\0');

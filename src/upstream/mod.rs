@@ -7,10 +7,10 @@ mod gate;
 mod io;
 mod pool;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dashmap::DashMap;
 use http::HeaderMap;
 use http::HeaderValue;
 use http::Method;
@@ -122,7 +122,9 @@ pub struct SetupError {
 
 /// Every upstream of the policy, with its connections.
 pub struct Upstreams {
-    clients: HashMap<String, Client>,
+    /// By what they were made from: a change of the policy never sends a request that began under
+    /// the old one to a provider of the new one.
+    clients: DashMap<Arc<str>, Arc<Client>>,
     /// What share of the traffic may be retries.
     pub budget: RetryBudget,
     /// Targets that asked for a pause.
@@ -167,11 +169,29 @@ impl Upstreams {
     /// # Errors
     /// A `ca_file` that cannot be read, or no usable system certificates for an https upstream.
     pub fn new(policy: &Policy) -> Result<Self, SetupError> {
-        let mut clients = HashMap::new();
-        for upstream in policy.upstreams() {
-            clients.insert(upstream.name.clone(), Client::new(upstream)?);
+        let upstreams = Self {
+            clients: DashMap::new(),
+            budget: RetryBudget::default(),
+            gates: Gates::default(),
+        };
+        upstreams.prepare(policy)?;
+        Ok(upstreams)
+    }
+
+    /// Makes the clients that a policy needs and that are not there yet. Reads certificates.
+    ///
+    /// # Errors
+    /// Those of [`Self::new`].
+    pub fn prepare(&self, policy: &Policy) -> Result<(), SetupError> {
+        policy.upstreams().try_for_each(|upstream| self.client(upstream).map(drop))
+    }
+
+    fn client(&self, upstream: &Upstream) -> Result<Arc<Client>, SetupError> {
+        if let Some(client) = self.clients.get(&upstream.identity) {
+            return Ok(Arc::clone(&client));
         }
-        Ok(Self { clients, budget: RetryBudget::default(), gates: Gates::default() })
+        let client = Arc::new(Client::new(upstream)?);
+        Ok(Arc::clone(&self.clients.entry(Arc::clone(&upstream.identity)).or_insert(client)))
     }
 
     /// Sends one request and waits for the head of the answer.
@@ -183,25 +203,28 @@ impl Upstreams {
         upstream: &Upstream,
         outgoing: Outgoing,
     ) -> Result<Response<AnswerBody>, Failure> {
-        let Some(client) = self.clients.get(&upstream.name) else {
-            let reason = "it is not set up".to_owned();
-            return Err(Failure::Connect { upstream: upstream.name.clone(), reason });
-        };
+        let client = self.client(upstream).map_err(|error| {
+            let (upstream, reason) = (upstream.name.clone(), error.to_string());
+            Failure::Connect { upstream, reason }
+        })?;
         client.send(outgoing).await
     }
 
     /// Whether a target takes requests: its gate is open, and its provider has room.
     pub fn is_available(&self, target: &Target) -> bool {
-        let client = self.clients.get(&target.upstream.name);
+        let client = self.clients.get(&target.upstream.identity);
         client.is_some_and(|client| client.permits.available_permits() > 0)
             && self.gates.is_open(&target.upstream.name, &target.upstream_model)
     }
 
-    /// Closes connections that nobody used for a while. Rung by time.
-    pub fn sweep(&self) {
-        for client in self.clients.values() {
+    /// Closes connections that nobody used for a while, and forgets providers that are no longer in
+    /// the policy once nothing runs there. Rung by time.
+    pub fn sweep(&self, policy: &Policy) {
+        self.clients.retain(|identity, client| {
             client.pool.sweep();
-        }
+            let named = policy.upstreams().any(|upstream| upstream.identity == *identity);
+            named || client.permits.available_permits() < client.max_in_flight
+        });
         self.gates.sweep();
     }
 }

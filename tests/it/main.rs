@@ -14,6 +14,8 @@ mod passthrough;
 mod policies;
 mod pressure;
 mod process;
+mod reload;
+mod routing;
 mod secure;
 mod smuggling;
 mod streams;

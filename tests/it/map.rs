@@ -14,6 +14,7 @@ const PURE: &[&str] = &[
     "openai/",
     "metering/",
     "policy/cases.rs",
+    "policy/expression/",
     "policy/file.rs",
     "policy/mod.rs",
     "policy/scenario.rs",
