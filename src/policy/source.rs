@@ -109,7 +109,7 @@ fn read_all(folder: &Path, found: &mut Vec<Diagnostic>) -> Vec<Source> {
     for path in paths {
         match read(&path) {
             Ok(text) => sources.push(Source { name: path.display().to_string(), text }),
-            Err(diagnostic) => found.push(diagnostic),
+            Err(diagnostic) => found.push(*diagnostic),
         }
     }
     sources
@@ -130,19 +130,19 @@ fn yaml_files(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn read(path: &Path) -> Result<String, Diagnostic> {
-    let file = fs::File::open(path).map_err(|error| unreadable(path, &error))?;
+fn read(path: &Path) -> Result<String, Box<Diagnostic>> {
+    let file = fs::File::open(path).map_err(|error| Box::new(unreadable(path, &error)))?;
     let mut bytes = Vec::new();
     file.take(LARGEST_FILE + 1)
         .read_to_end(&mut bytes)
-        .map_err(|error| unreadable(path, &error))?;
+        .map_err(|error| Box::new(unreadable(path, &error)))?;
     if bytes.len() as u64 > LARGEST_FILE {
-        return Err(too_large(&path.display().to_string()));
+        return Err(Box::new(too_large(&path.display().to_string())));
     }
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         let message = format!("{} is not UTF-8 at byte {at}", path.display());
-        Diagnostic::error(None, message).help("save it as UTF-8")
+        Box::new(Diagnostic::error(None, message).help("save it as UTF-8"))
     })
 }
 
