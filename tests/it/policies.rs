@@ -1,5 +1,6 @@
 //! Policy folders as operators handle them: on the command line, and at the control plane.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -10,6 +11,10 @@ use std::process::Stdio;
 use serde_json::Value;
 use serde_json::json;
 use tempfile::TempDir;
+use weir::policy::Policy;
+use weir::policy::Settings;
+use weir::policy::Sources;
+use weir::policy::expression::variables;
 
 use crate::support::Answer;
 use crate::support::Gateway;
@@ -159,6 +164,58 @@ fn a_gateway_does_not_start_with_a_test_that_fails() {
     let error = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{error}");
     assert!(error.contains("test `a bot is sol` fails"), "{error}");
+}
+
+/// The YAML blocks of docs/policies.md with the lines where they begin.
+fn documented() -> Vec<(usize, String)> {
+    let text = include_str!("../../docs/policies.md");
+    let mut blocks: Vec<(usize, String)> = Vec::new();
+    let mut within = false;
+    for (line, text) in text.lines().enumerate() {
+        match text {
+            "```yaml" => {
+                within = true;
+                blocks.push((line + 1, String::new()));
+            }
+            "```" => within = false,
+            _ if within => blocks.last_mut().unwrap().1.push_str(&format!("{text}\n")),
+            _ => {}
+        }
+    }
+    blocks
+}
+
+#[test]
+fn every_example_of_the_documentation_is_a_policy_and_its_tests_hold() {
+    let env = ["OPENAI_API_KEY", "AZURE_API_KEY"];
+    let env = env.map(|name| (name.to_owned(), "sk-1".to_owned())).into();
+    let settings = Settings { env, ..Settings::default() };
+    let mut policy = String::new();
+    let (mut policies, mut tests) = (0, 0);
+    for (line, block) in documented() {
+        let name = format!("line {line} of docs/policies.md");
+        let mut files = BTreeMap::from([("a.yaml".to_owned(), policy.clone())]);
+        if block.starts_with("tests:") {
+            files.insert("tests/a.yaml".to_owned(), block);
+        } else {
+            policy.clone_from(&block);
+            policies += 1;
+            files.insert("a.yaml".to_owned(), block);
+        }
+        let (checked, tested) = Policy::verify(&Sources::of(files), &settings);
+        let said: String = checked.diagnostics.iter().map(ToString::to_string).collect();
+        assert!(checked.policy.is_some(), "{name}:\n{said}");
+        tests += tested.cases.len();
+    }
+    assert!(policies > 10 && tests > 15, "{policies} examples with {tests} tests were found");
+}
+
+#[test]
+fn every_variable_of_conditions_is_documented() {
+    let text = include_str!("../../docs/policies.md");
+    for (name, _, _) in variables() {
+        assert!(text.contains(&format!("`{name}`")), "`{name}` is not in docs/policies.md");
+    }
 }
 
 fn post(address: SocketAddr, path: &str, kind: &str, body: &[u8]) -> Response {
