@@ -15,6 +15,7 @@ use criterion::criterion_main;
 use http::HeaderMap;
 use http::HeaderName;
 use http::HeaderValue;
+use uuid::Uuid;
 use weir::metering::catalogue::Catalogue;
 use weir::metering::cost::UsageSource;
 use weir::metering::cost::price;
@@ -33,6 +34,8 @@ use weir::policy::ModelState;
 use weir::policy::Policy;
 use weir::policy::Settings;
 use weir::policy::Sources;
+use weir::store::Charge;
+use weir::store::Interaction;
 use weir::telemetry::metrics::CallLabels;
 use weir::telemetry::metrics::Metrics;
 use weir::telemetry::metrics::Observation;
@@ -86,6 +89,36 @@ fn answers(c: &mut Criterion) {
     });
 }
 
+fn interaction() -> Interaction<'static> {
+    Interaction {
+        id: Uuid::now_v7(),
+        created_at: 1_795_392_000_000,
+        key_name: "passthrough",
+        team: "support",
+        end_user_hash: None,
+        session_id: None,
+        tags: &[],
+        endpoint: "chat/completions",
+        route: "default",
+        policy_version: "b0cf381f5b46",
+        requested_model: "gpt-5",
+        model: "gpt-5",
+        upstream_model: "gpt-5",
+        response_model: Some("gpt-5-2025-08-07"),
+        provider: "openai",
+        service_tier: Some("default"),
+        streamed: false,
+        status_code: 200,
+        error_code: "",
+        finish_reason: Some("stop"),
+        client_left: false,
+        attempts: 1,
+        latency_ms: 812,
+        ttft_ms: None,
+        charge: None,
+    }
+}
+
 fn records(c: &mut Criterion) {
     let catalogue = Catalogue::builtin();
     let usage = Usage { input: 2006, cached_input: 1920, output: 300, ..Usage::default() };
@@ -113,6 +146,16 @@ fn records(c: &mut Criterion) {
         usage_estimated: false,
         cost: bill().cost,
     };
+    let call = interaction();
+    let mut record = Vec::new();
+    c.bench_function("record/serialise", |b| {
+        b.iter(|| {
+            record.clear();
+            let charge = Some(Charge::of(&bill()));
+            let call = Interaction { charge, ..call.clone() };
+            serde_json::to_writer(&mut record, black_box(&call)).unwrap();
+        });
+    });
     c.bench_function("record/metrics", |b| b.iter(|| metrics.record(&labels, black_box(&seen))));
 }
 

@@ -11,6 +11,7 @@ use thiserror::Error;
 
 use crate::admin;
 use crate::admin::Figures;
+use crate::admin::PolicyParts;
 use crate::admin::Readiness;
 use crate::cli;
 use crate::config::Config;
@@ -33,6 +34,10 @@ use crate::server::StartError;
 use crate::server::Task;
 use crate::simulator::Knobs;
 use crate::simulator::Simulator;
+use crate::store;
+use crate::store::Database;
+use crate::store::Recorder;
+use crate::store::StoreError;
 use crate::telemetry::log;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::SetupError;
@@ -44,6 +49,8 @@ const CHORES: Duration = Duration::from_secs(15);
 /// When providers are first asked for shutdown dates, and how often from then on.
 const SHUTDOWNS_FIRST: Duration = Duration::from_secs(60);
 const SHUTDOWNS_EVERY: Duration = Duration::from_secs(24 * 3600);
+/// Time for shipping when the drain has used up all of its own.
+const LEAST_SHIPPING: Duration = Duration::from_millis(500);
 
 /// Why the process cannot start.
 #[derive(Debug, Error)]
@@ -57,6 +64,9 @@ pub enum AppError {
     /// An upstream's certificates.
     #[error(transparent)]
     Upstream(#[from] SetupError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// A listener.
     #[error(transparent)]
     Server(#[from] StartError),
@@ -97,18 +107,25 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
     let upstreams = Arc::new(Upstreams::new(&policy)?);
     let policy = Arc::new(PolicyHandle::new(policy));
     let live = Arc::new(LiveStats::default());
+    let database = config.database()?;
+    let recorder = start_recorder(&config, &environment, database.as_ref(), &metrics)?;
     let gateway = Gateway::new(
         Arc::clone(&policy),
         Arc::clone(&upstreams),
         Arc::clone(&metrics),
         Arc::clone(&live),
+        recorder.clone(),
         config.limits.body.0,
     );
     let readiness = Arc::new(Readiness::default());
-    tasks.push((
-        "control plane",
-        control_plane(&config, &environment, &metrics, &readiness, &policy, &policy_settings)?,
-    ));
+    let ledger = recorder.clone().zip(database);
+    let policies = PolicyParts {
+        policy: Arc::clone(&policy),
+        settings: Arc::new(policy_settings.clone()),
+        figures: figures(),
+    };
+    let control = control_plane(&config, &environment, &metrics, &readiness, policies, ledger)?;
+    tasks.push(("control plane", control));
     tasks.push(("policies", reload(&config, policy_settings, &policy, &upstreams, &metrics)));
     let shutdowns = watch_shutdowns(Arc::clone(&upstreams), Arc::clone(&policy), Arc::clone(&live));
     tasks.push(("shutdowns", Box::pin(shutdowns)));
@@ -116,7 +133,19 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
     make_room_for_socket(&config.upgrade_socket)?;
     let settings = server_settings(&config, arguments.upgrade);
     tracing::info!(listen = %config.listen, control = %config.control.listen, simulate = arguments.simulate, "starting");
-    server::run(&settings, gateway, &metrics, &readiness, tasks, move || log.flush())?;
+    let log = Arc::new(log);
+    let at_end = (recorder.clone(), Arc::clone(&log));
+    server::run(&settings, gateway, &metrics, &readiness, tasks, move |patience| {
+        let (recorder, log) = &at_end;
+        if let Some(recorder) = recorder {
+            recorder.close(patience.max(LEAST_SHIPPING));
+        }
+        log.flush();
+    })?;
+    // Only a stop without a drain comes here; what is spooled is shipped by the next process.
+    if let Some(recorder) = recorder {
+        recorder.close(Duration::ZERO);
+    }
     Ok(())
 }
 
@@ -153,6 +182,27 @@ fn start_log(config: &Config) -> Result<log::LogGuard, AppError> {
     log::start(&config.log.level, format).map_err(AppError::Other)
 }
 
+fn start_recorder(
+    config: &Config,
+    environment: &Environment,
+    database: Option<&Database>,
+    metrics: &Arc<Metrics>,
+) -> Result<Option<Arc<Recorder>>, AppError> {
+    let Some(database) = database else {
+        tracing::warn!("`store` is off: no call is recorded, and there is no spend to read");
+        return Ok(None);
+    };
+    let settings = store::Settings {
+        database: database.clone(),
+        spool: config.spool.dir.clone(),
+        max_bytes: config.spool.max_bytes.0,
+        user_secret: environment.user_secret(),
+    };
+    let recorder = Recorder::start(settings, metrics)
+        .map_err(|error| AppError::Other(format!("the spool's threads cannot start: {error}")))?;
+    Ok(Some(Arc::new(recorder)))
+}
+
 /// Says what is configured and not acted on, so that nobody relies on it.
 fn warn_of_inert(config: &Config) {
     if config.redis.is_some() {
@@ -187,20 +237,15 @@ fn control_plane(
     environment: &Environment,
     metrics: &Arc<Metrics>,
     readiness: &Arc<Readiness>,
-    policy: &Arc<PolicyHandle>,
-    settings: &policy::Settings,
+    policy: PolicyParts,
+    store: Option<(Arc<Recorder>, Database)>,
 ) -> Result<Task, AppError> {
     let address = config.control.listen;
     let listener = admin::bind(address).map_err(|source| StartError::Listen { address, source })?;
-    let router = admin::router(
-        Arc::clone(metrics),
-        Arc::clone(readiness),
-        Arc::clone(policy),
-        Arc::new(settings.clone()),
-        figures(),
-        environment.admin_token(),
-    );
+    let (metrics, readiness) = (Arc::clone(metrics), Arc::clone(readiness));
+    let token = environment.admin_token();
     Ok(Box::pin(async move {
+        let router = admin::router(metrics, readiness, policy, store, token);
         if let Err(error) = admin::serve(listener, router).await {
             tracing::error!(%error, "the control plane stopped");
         }

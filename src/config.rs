@@ -14,6 +14,7 @@ use crate::policy::Settings as PolicySettings;
 use crate::policy::expand;
 use crate::policy::units::Seconds;
 use crate::policy::units::Size;
+use crate::store::Database;
 
 /// The settings of one process.
 #[derive(Clone, Debug, Deserialize)]
@@ -25,7 +26,7 @@ pub struct Config {
     pub tls: Option<Tls>,
     /// Control plane.
     pub control: Control,
-    /// Database; used once capture, keys and jobs are.
+    /// Database of the ledger; `off` keeps none.
     pub store: String,
     /// Vector index.
     pub vectors: String,
@@ -243,8 +244,17 @@ impl Environment {
 
     /// The token of the control plane; an empty one is none.
     pub fn admin_token(&self) -> Option<SecretString> {
-        let token = self.0.get("WEIR_ADMIN_TOKEN")?.trim();
-        (!token.is_empty()).then(|| token.to_owned().into())
+        self.secret("WEIR_ADMIN_TOKEN")
+    }
+
+    /// The secret of the users' hashes; an empty one is none.
+    pub fn user_secret(&self) -> Option<SecretString> {
+        self.secret("WEIR_USER_SECRET")
+    }
+
+    fn secret(&self, name: &str) -> Option<SecretString> {
+        let secret = self.0.get(name)?.trim();
+        (!secret.is_empty()).then(|| secret.to_owned().into())
     }
 }
 
@@ -265,6 +275,14 @@ impl Config {
         config.resolve(environment)?;
         config.check(environment)?;
         Ok(config)
+    }
+
+    /// The store; `None` where it is switched off.
+    ///
+    /// # Errors
+    /// A setting that is no URL of a database.
+    pub fn database(&self) -> Result<Option<Database>, ConfigError> {
+        Database::parse(&self.store).map_err(|message| ConfigError(format!("`store`: {message}")))
     }
 
     fn read(path: &Path) -> Result<Self, ConfigError> {
@@ -365,6 +383,10 @@ impl Config {
         if self.limits.header_timeout.0.is_zero() {
             return fail("`limits.header_timeout` must be more than 0");
         }
+        if self.spool.max_bytes.0 == 0 || self.spool.dir.as_os_str().is_empty() {
+            return fail("`spool.dir` must name a folder and `spool.max_bytes` be more than 0");
+        }
+        self.database()?;
         if self.tls.as_ref().is_some_and(|tls| tls.certificate.is_empty() || tls.key.is_empty()) {
             return fail("`tls` needs both `certificate` and `key`");
         }
@@ -461,6 +483,9 @@ firecrawl: { base_url: https://api.firecrawl.dev, api_key: "${FIRECRAWL_API_KEY}
             ("auth: keys", "passthrough"),
             ("control: { listen: 0.0.0.0:8081 }", "WEIR_ADMIN_TOKEN"),
             ("store: ${NOT_SET}", "NOT_SET"),
+            ("store: mysql://u:secret@h/db", "sqlite:data/weir.db"),
+            ("store: data/weir.db", "postgres://"),
+            ("spool: { max_bytes: 0 }", "spool.max_bytes"),
         ];
         for (yaml, expected) in cases {
             let message = load(yaml, &[]).unwrap_err().to_string();

@@ -48,6 +48,11 @@ need_venv() {
   python3 -c 'import ensurepip, venv' 2>/dev/null || install_packages python3-venv
 }
 
+# need_postgres: a server that tests can start; Debian keeps its programs out of the PATH.
+need_postgres() {
+  have initdb || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || install_packages postgresql
+}
+
 # free_ports N: so many different ports that nothing listens on.
 free_ports() {
   python3 - "$1" <<'PY'

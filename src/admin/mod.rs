@@ -1,7 +1,8 @@
-//! The control plane: health, metrics, the description of its own routes.
+//! The control plane: health, metrics, policies, spend, the description of its own routes.
 
 mod in_force;
 mod policies;
+mod spend;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -30,9 +31,13 @@ use utoipa_axum::routes;
 use crate::openai::error::ApiError;
 use crate::policy::PolicyHandle;
 use crate::policy::Settings;
+use crate::store::Database;
+use crate::store::Ledger;
+use crate::store::Recorder;
 use crate::telemetry::metrics::Metrics;
 
 pub use policies::Figures;
+pub use policies::PolicyParts;
 
 /// Whether the data plane takes requests.
 #[derive(Debug, Default)]
@@ -71,6 +76,8 @@ struct Parts {
     policy: Arc<PolicyHandle>,
     settings: Arc<Settings>,
     figures: Figures,
+    recorder: Option<Arc<Recorder>>,
+    ledger: Option<Ledger>,
     token: Option<Arc<SecretString>>,
 }
 
@@ -84,23 +91,37 @@ struct Status {
     status: &'static str,
 }
 
-/// The routes of the control plane. `/api/*` asks for `token` when there is one; files that are sent
-/// in are checked against `settings`.
+/// Whether requests are taken, and whether what is recorded of them reaches the store.
+#[derive(Serialize, ToSchema)]
+struct Ready {
+    status: &'static str,
+    /// ok, off, or unavailable: then records wait in the spool, and traffic goes on.
+    store: &'static str,
+}
+
+/// The routes of the control plane. `/api/*` asks for `token` when there is one. To be called on
+/// the runtime that serves them.
 pub fn router(
     metrics: Arc<Metrics>,
     readiness: Arc<Readiness>,
-    policy: Arc<PolicyHandle>,
-    settings: Arc<Settings>,
-    figures: Figures,
+    policy: PolicyParts,
+    store: Option<(Arc<Recorder>, Database)>,
     token: Option<SecretString>,
 ) -> Router {
+    let (recorder, database) = store.unzip();
+    let ledger = database.and_then(|database| {
+        let ledger = Ledger::of(&database);
+        ledger.inspect_err(|error| tracing::error!(%error, "spend cannot be read")).ok()
+    });
     let token = token.map(Arc::new);
-    let parts = Parts { metrics, readiness, policy, settings, figures, token };
+    let PolicyParts { policy, settings, figures } = policy;
+    let parts = Parts { metrics, readiness, policy, settings, figures, recorder, ledger, token };
     let (router, description) = OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(healthz))
         .routes(routes!(readyz))
         .routes(routes!(metrics_text))
         .routes(routes!(in_force::policies))
+        .routes(routes!(spend::spend))
         .merge(policies::router())
         .split_for_parts();
     router
@@ -144,11 +165,16 @@ async fn healthz() -> Json<Status> {
     Json(Status { status: "ok" })
 }
 
-/// Whether the data plane takes requests.
-#[utoipa::path(get, path = "/readyz", responses((status = 200, body = Status), (status = 503, body = Status)))]
-async fn readyz(State(parts): State<Parts>) -> (StatusCode, Json<Status>) {
+/// Whether the data plane takes requests. A store that is away does not stop it.
+#[utoipa::path(get, path = "/readyz", responses((status = 200, body = Ready), (status = 503, body = Ready)))]
+async fn readyz(State(parts): State<Parts>) -> (StatusCode, Json<Ready>) {
     let (code, status) = parts.readiness.status();
-    (code, Json(Status { status }))
+    let store = match parts.recorder.as_ref().map(|recorder| recorder.store_is_available()) {
+        Some(true) => "ok",
+        Some(false) => "unavailable",
+        None => "off",
+    };
+    (code, Json(Ready { status, store }))
 }
 
 /// Every metric in Prometheus' text format.

@@ -32,6 +32,7 @@ use crate::policy::Diagnostic;
 use crate::policy::Explanation;
 use crate::policy::Live;
 use crate::policy::Policy;
+use crate::policy::PolicyHandle;
 use crate::policy::Scenario;
 use crate::policy::Settings;
 use crate::policy::Sources;
@@ -48,6 +49,16 @@ const LARGEST_FILE: u64 = (1 << 20) + 1;
 
 /// Calls back with how the models of a policy are doing now.
 pub type Figures = Arc<dyn Fn(&Policy, &mut dyn FnMut(&dyn Live)) + Send + Sync>;
+
+/// What the routes about policies use.
+pub struct PolicyParts {
+    /// The policy in force.
+    pub policy: Arc<PolicyHandle>,
+    /// What files that are sent in are checked against.
+    pub settings: Arc<Settings>,
+    /// How the models are doing.
+    pub figures: Figures,
+}
 
 /// Policy files by name; those of tests begin with `tests/`.
 #[derive(Deserialize, ToSchema)]

@@ -1,6 +1,8 @@
 //! The command line.
 
+mod migrate;
 mod policy;
+mod spend;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -30,6 +32,10 @@ enum Command {
     Simulate(Simulate),
     /// Looks at the policy folder: checks it, runs its tests, explains its decisions.
     Policy(policy::Policy),
+    /// Shows what calls cost, from the store.
+    Spend(spend::Spend),
+    /// Brings the store's schema up to date; `serve` does it too.
+    Migrate(migrate::Migrate),
 }
 
 /// How the gateway is started.
@@ -67,6 +73,8 @@ pub fn run() -> ExitCode {
         Command::Serve(arguments) => app::serve(&arguments, json),
         Command::Simulate(arguments) => app::simulate(&arguments),
         Command::Policy(arguments) => policy::run(arguments, json),
+        Command::Spend(arguments) => spend::run(&arguments, json),
+        Command::Migrate(arguments) => migrate::run(&arguments, json),
     };
     let Err(error) = done else { return ExitCode::SUCCESS };
     if json {

@@ -27,6 +27,10 @@ use crate::policy::Policy;
 use crate::policy::Route;
 use crate::policy::Rule;
 use crate::policy::Target;
+use crate::store::Charge;
+use crate::store::Interaction;
+use crate::store::Recorder;
+use crate::store::UserHash;
 use crate::telemetry::log;
 use crate::telemetry::metrics::CallLabels;
 use crate::telemetry::metrics::Metrics;
@@ -36,6 +40,7 @@ use super::auth::Client;
 use super::error;
 use super::live::LiveStats;
 use super::live::Running;
+use super::notes::Notes;
 use super::relay::Reply;
 
 const ID: HeaderName = HeaderName::from_static("x-weir-id");
@@ -52,6 +57,8 @@ const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 /// Status of a call whose client left before it had an answer; nginx's number for it.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
+/// What went wrong with a call whose client left.
+const CLIENT_GONE: &str = "client_gone";
 /// A model that neither policy nor catalogue knows, as a label value.
 const OTHER: &str = "other";
 
@@ -59,6 +66,7 @@ const OTHER: &str = "other";
 pub(super) struct Call {
     record: Option<Box<Record>>,
     metrics: Arc<Metrics>,
+    recorder: Option<Arc<Recorder>>,
 }
 
 /// Everything that is known of a call.
@@ -67,6 +75,10 @@ pub(super) struct Record {
     pub(super) started: Instant,
     pub(super) policy: Arc<Policy>,
     pub(super) client: Client,
+    /// What the client noted on its request.
+    notes: Notes,
+    /// The end user that the body names.
+    user: Option<UserHash>,
     pub(super) method: Method,
     pub(super) uri: Uri,
     pub(super) endpoint: Endpoint,
@@ -106,13 +118,20 @@ pub(super) struct Record {
 }
 
 impl Call {
-    pub(super) fn begin(metrics: &Arc<Metrics>, policy: Arc<Policy>, head: &Parts) -> Self {
+    pub(super) fn begin(
+        metrics: &Arc<Metrics>,
+        recorder: Option<&Arc<Recorder>>,
+        policy: Arc<Policy>,
+        head: &Parts,
+    ) -> Self {
         metrics.in_flight().inc();
         let record = Record {
             id: Uuid::now_v7(),
             started: Instant::now(),
             policy,
             client: Client { key: "none", team: "" },
+            notes: recorder.map(|_| Notes::of(&head.headers)).unwrap_or_default(),
+            user: None,
             method: head.method.clone(),
             uri: head.uri.clone(),
             endpoint: Endpoint::of(&head.method, head.uri.path()),
@@ -138,7 +157,11 @@ impl Call {
             error: "",
             complete: false,
         };
-        Self { record: Some(Box::new(record)), metrics: Arc::clone(metrics) }
+        Self {
+            record: Some(Box::new(record)),
+            metrics: Arc::clone(metrics),
+            recorder: recorder.cloned(),
+        }
     }
 
     /// Notes where the request goes; from here on it may cost money.
@@ -155,6 +178,11 @@ impl Call {
         self.stream = view.stream();
         if self.policy.reads_live() && self.policy.knows_model(&route.target.model) {
             self.running = Some((live.begin(&route.target.model), Arc::clone(live)));
+        }
+        if let Some(recorder) = &self.recorder {
+            let user = view.user(&request).or_else(|| view.string(&request, "safety_identifier"));
+            let user = user.filter(|user| !user.is_empty()).map(|user| recorder.hash_user(&user));
+            self.user = user;
         }
         self.route = Some(route);
         self.request = request;
@@ -217,7 +245,11 @@ impl Call {
 
     /// Moves the call into a task that outlives the request's handler.
     pub(super) fn hand_over(&mut self) -> Self {
-        Self { record: self.record.take(), metrics: Arc::clone(&self.metrics) }
+        Self {
+            record: self.record.take(),
+            metrics: Arc::clone(&self.metrics),
+            recorder: self.recorder.clone(),
+        }
     }
 
     /// Prices a whole answer and writes its cost to the headers.
@@ -256,7 +288,7 @@ impl std::ops::DerefMut for Call {
 impl Drop for Call {
     fn drop(&mut self) {
         let Some(mut record) = self.record.take() else { return };
-        let metrics = Arc::clone(&self.metrics);
+        let (metrics, recorder) = (Arc::clone(&self.metrics), self.recorder.take());
         record.note_client_gone();
         if record.wants_estimate()
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
@@ -264,18 +296,18 @@ impl Drop for Call {
             // Counting a long prompt takes milliseconds: not on the reactor.
             runtime.spawn_blocking(move || {
                 record.estimate();
-                record.close(&metrics);
+                record.close(&metrics, recorder.as_deref());
             });
             return;
         }
-        record.close(&metrics);
+        record.close(&metrics, recorder.as_deref());
     }
 }
 
 impl Record {
     fn note_client_gone(&mut self) {
         if !self.complete && self.error.is_empty() {
-            self.error = "client_gone";
+            self.error = CLIENT_GONE;
         }
         if self.status == 0 {
             self.status = CLIENT_CLOSED_REQUEST;
@@ -311,7 +343,7 @@ impl Record {
         price(model, usage, source, self.service_tier.as_deref())
     }
 
-    fn close(mut self: Box<Self>, metrics: &Metrics) {
+    fn close(mut self: Box<Self>, metrics: &Metrics, recorder: Option<&Recorder>) {
         if self.bill.is_none()
             && let Some(usage) = self.usage
         {
@@ -321,6 +353,9 @@ impl Record {
         self.note_live(took);
         metrics.record(&self.labels(), &self.observation(took));
         self.log(took);
+        if let Some(recorder) = recorder {
+            recorder.record(&self.interaction(took));
+        }
         metrics.in_flight().dec();
     }
 
@@ -342,6 +377,39 @@ impl Record {
         );
         if let Some(usage) = self.usage.filter(|_| self.complete && self.status < 400) {
             live.output(&route.rule.name, usage.output);
+        }
+    }
+
+    /// The call as the store keeps it.
+    fn interaction(&self, took: Duration) -> Interaction<'_> {
+        let route = self.route.as_ref();
+        let since = self.id.get_timestamp().map_or((0, 0), |time| time.to_unix());
+        Interaction {
+            id: self.id,
+            created_at: since.0 * 1000 + u64::from(since.1 / 1_000_000),
+            key_name: self.client.key,
+            team: self.client.team,
+            end_user_hash: self.user.as_ref(),
+            session_id: self.notes.session.as_deref(),
+            tags: &self.notes.tags,
+            endpoint: self.endpoint.name(),
+            route: self.rule().map_or("", |rule| &*rule.name),
+            policy_version: self.policy.revision(),
+            requested_model: &self.asked,
+            model: route.map_or("", |route| &*route.target.model),
+            upstream_model: route.map_or("", |route| &*route.target.upstream_model),
+            response_model: self.answered.as_deref(),
+            provider: route.map_or("", |route| &*route.target.upstream.name),
+            service_tier: self.service_tier.as_deref(),
+            streamed: self.stream,
+            status_code: self.status,
+            error_code: self.error,
+            finish_reason: self.finish_reason.as_deref(),
+            client_left: self.error == CLIENT_GONE,
+            attempts: self.attempts,
+            latency_ms: millis(took),
+            ttft_ms: self.first_event.map(millis),
+            charge: self.bill.as_ref().map(Charge::of),
         }
     }
 

@@ -9,6 +9,7 @@ mod decode;
 mod error;
 mod head;
 mod live;
+mod notes;
 mod passthrough;
 mod radar;
 mod relay;
@@ -31,6 +32,7 @@ use crate::openai::request::RequestView;
 
 use crate::policy::PolicyHandle;
 use crate::policy::Target;
+use crate::store::Recorder;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::BodyError;
 use crate::upstream::OutBody;
@@ -54,6 +56,7 @@ pub struct Gateway {
     upstreams: Arc<Upstreams>,
     metrics: Arc<Metrics>,
     live: Arc<LiveStats>,
+    recorder: Option<Arc<Recorder>>,
     body_limit: u64,
 }
 
@@ -70,15 +73,17 @@ enum Outcome {
 
 impl Gateway {
     /// A gateway that takes request bodies of at most `body_limit` bytes on the endpoints that it
-    /// reads; others are passed on while they are read, whatever their size.
+    /// reads; others are passed on while they are read, whatever their size. Without a recorder no
+    /// call is kept.
     pub fn new(
         policy: Arc<PolicyHandle>,
         upstreams: Arc<Upstreams>,
         metrics: Arc<Metrics>,
         live: Arc<LiveStats>,
+        recorder: Option<Arc<Recorder>>,
         body_limit: u64,
     ) -> Self {
-        Self { policy, upstreams, metrics, live, body_limit }
+        Self { policy, upstreams, metrics, live, recorder, body_limit }
     }
 
     /// Answers one request. Whatever becomes of it, dropping its `Call` bills, counts and logs
@@ -89,7 +94,8 @@ impl Gateway {
         B::Error: Into<BodyError>,
     {
         let (mut head, body) = request.into_parts();
-        let mut call = Call::begin(&self.metrics, self.policy.current(), &head);
+        let policy = self.policy.current();
+        let mut call = Call::begin(&self.metrics, self.recorder.as_ref(), policy, &head);
         match self.serve(&mut head, body, &mut call).await {
             Ok(Outcome::Answered(answer, observer)) => relay::reply(answer, observer, call),
             Ok(Outcome::Tunnel(response)) => response,

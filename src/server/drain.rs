@@ -50,7 +50,7 @@ pub(super) struct Keeper {
     pub(super) readiness: Arc<Readiness>,
     pub(super) listen: SocketAddr,
     pub(super) drain: Duration,
-    pub(super) on_exit: Box<dyn Fn() + Send + Sync>,
+    pub(super) on_exit: Box<dyn Fn(Duration) + Send + Sync>,
 }
 
 #[async_trait]
@@ -71,7 +71,7 @@ impl BackgroundService for Keeper {
             tracing::warn!(left, "the drain time is over; running answers are cut");
         }
         tracing::info!("stopped");
-        (self.on_exit)();
+        (self.on_exit)(deadline.saturating_duration_since(Instant::now()));
         std::process::exit(0);
     }
 }

@@ -102,7 +102,8 @@ impl BackgroundService for Background {
 }
 
 /// Serves until a signal ends the process: SIGTERM drains, SIGINT stops, SIGQUIT hands the sockets
-/// to a process started with `upgrade` and drains. `on_exit` is called last.
+/// to a process started with `upgrade` and drains. `on_exit` is called last, with what is left
+/// of the drain time.
 ///
 /// # Errors
 /// An address or certificate that cannot be used; found before anything is served.
@@ -112,7 +113,7 @@ pub fn run(
     metrics: &Arc<Metrics>,
     readiness: &Arc<Readiness>,
     tasks: Vec<(&'static str, Task)>,
-    on_exit: impl Fn() + Send + Sync + 'static,
+    on_exit: impl Fn(Duration) + Send + Sync + 'static,
 ) -> Result<(), StartError> {
     if !settings.upgrade {
         probe(settings.listen)?;

@@ -50,6 +50,12 @@ const COST: &[&str] = &[
     "route",
 ];
 
+/// What becomes of a record: it is appended to the spool, then stored, or there already. It is lost
+/// when dropped for want of room, torn by a kill, corrupt, or in a file that cannot be read; what
+/// the store refuses is set aside.
+pub const CAPTURE_OUTCOMES: [&str; 8] =
+    ["appended", "stored", "duplicate", "dropped", "torn", "corrupt", "unreadable", "refused"];
+
 // Buckets of the GenAI conventions, as Envoy AI Gateway ships them.
 const TOKEN_BUCKETS: &[f64] = &[
     1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0, 4194304.0,
@@ -142,6 +148,8 @@ pub struct Metrics {
     overhead: Histogram,
     in_flight: IntGauge,
     connections: IntGauge,
+    capture_records: IntCounterVec,
+    spool_bytes: IntGauge,
     policy_info: IntGaugeVec,
     policy_reloads: IntCounterVec,
     policy_in_sync: IntGauge,
@@ -168,6 +176,16 @@ impl Metrics {
         let process = prometheus::process_collector::ProcessCollector::for_self();
         registry.register(Box::new(process))?;
         let r = &registry;
+        let capture_records = counters(
+            r,
+            "weir_capture_records_total",
+            "Records of calls on their way to the store, by what became of them",
+            &["outcome"],
+        )?;
+        // An alert on losses needs the 0 before the first one.
+        for outcome in CAPTURE_OUTCOMES {
+            capture_records.with_label_values(&[outcome]);
+        }
         Ok(Self {
             duration: histograms(
                 r,
@@ -239,6 +257,12 @@ impl Metrics {
                 r,
                 "weir_downstream_connections",
                 "Open client connections on the data plane",
+            )?,
+            capture_records,
+            spool_bytes: gauge(
+                r,
+                "weir_capture_spool_bytes",
+                "Bytes of records that wait on disk for the store",
             )?,
             policy_info: gauges(
                 r,
@@ -319,6 +343,16 @@ impl Metrics {
     /// Open client connections on the data plane.
     pub fn connections(&self) -> &IntGauge {
         &self.connections
+    }
+
+    /// Counts records of calls by what became of them, one of [`CAPTURE_OUTCOMES`].
+    pub fn capture_records(&self, outcome: &str, records: u64) {
+        self.capture_records.with_label_values(&[outcome]).inc_by(records);
+    }
+
+    /// Bytes of records that wait on disk.
+    pub fn spool_bytes(&self) -> &IntGauge {
+        &self.spool_bytes
     }
 
     /// Names the policy in force.

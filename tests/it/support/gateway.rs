@@ -93,7 +93,8 @@ impl Builder {
         let (data, control) = (Port::take(), Port::take());
         self.write(folder.path(), data.number(), control.number());
         let process = Process::spawn(folder.path(), "log", &self.arguments, &self.env);
-        let mut gateway = Gateway { process, data, control, folder };
+        let Self { arguments, env, .. } = self;
+        let mut gateway = Gateway { process, data, control, folder, arguments, env };
         gateway.wait_until_ready();
         gateway
     }
@@ -178,6 +179,8 @@ pub(crate) struct Gateway {
     data: Port,
     control: Port,
     folder: TempDir,
+    arguments: Vec<String>,
+    env: Vec<(String, String)>,
 }
 
 impl Gateway {
@@ -212,6 +215,18 @@ impl Gateway {
         }
     }
 
+    /// Ends it as `kill -9` does.
+    pub(crate) fn kill(&mut self) {
+        self.process.signal("KILL");
+        self.process.exit();
+    }
+
+    /// Starts the process again, after its end, on the same folder and ports.
+    pub(crate) fn start_again(&mut self) {
+        self.process = Process::spawn(self.folder.path(), "log", &self.arguments, &self.env);
+        self.wait_until_ready();
+    }
+
     /// Where clients connect.
     pub(crate) fn data(&self) -> SocketAddr {
         self.data.address()
@@ -239,6 +254,17 @@ impl Gateway {
     pub(crate) fn metrics(&self) -> Metrics {
         let answer = get(self.control(), "/metrics").expect("the control plane answers");
         Metrics::parse(&answer.text())
+    }
+
+    /// Records of calls that came to this, such as stored.
+    pub(crate) fn records(&self, outcome: &str) -> u64 {
+        let count = self.metric("weir_capture_records_total", &[("outcome", outcome)]);
+        format!("{:.0}", count.abs()).parse().unwrap()
+    }
+
+    /// The URL of the store that it uses by default.
+    pub(crate) fn store(&self) -> String {
+        format!("sqlite:{}", self.folder().join("data/weir.db").display())
     }
 
     /// The sum of a metric's series that carry these labels.

@@ -5,6 +5,8 @@ pub(crate) mod gateway;
 pub(crate) mod http;
 pub(crate) mod metrics;
 pub(crate) mod ports;
+pub(crate) mod postgres;
+pub(crate) mod rows;
 pub(crate) mod tls;
 pub(crate) mod upstream;
 

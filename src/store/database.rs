@@ -1,0 +1,401 @@
+//! The database: SQLite in the data folder, or Postgres by URL. Knows how to reach it, its schema,
+//! and where the two speak differently.
+
+use std::fmt;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Once;
+use std::time::Duration;
+
+use sqlx::AnyConnection;
+use sqlx::AnyPool;
+use sqlx::ConnectOptions as _;
+use sqlx::Row as _;
+use sqlx::any::AnyConnectOptions;
+use sqlx::any::AnyPoolOptions;
+use thiserror::Error;
+
+use super::interaction::COLUMNS;
+use super::interaction::Kind;
+
+/// Longest wait for a connection; a server that hangs must not hold anybody longer.
+const CONNECT: Duration = Duration::from_secs(10);
+/// The same for those who ask what is in it: the pool tries again and again until then.
+const READ: Duration = Duration::from_secs(3);
+/// Connections that read at the same time.
+const READERS: u32 = 4;
+/// Any number will do, as long as no other program takes it: the migration's lock on Postgres.
+const ADVISORY_LOCK: i64 = 0x0077_6569_7200_0001;
+
+const SQLITE_SESSION: &str = "pragma busy_timeout = 5000; pragma journal_mode = wal; \
+     pragma synchronous = full; pragma foreign_keys = on;";
+const POSTGRES_SESSION: &str = "set search_path to gateway, public";
+
+/// One step of the schema, in the words of both databases. Steps only ever go forward.
+struct Migration {
+    version: i64,
+    name: &'static str,
+    sqlite: &'static str,
+    postgres: &'static str,
+}
+
+const MIGRATIONS: &[Migration] = &[Migration {
+    version: 1,
+    name: "interactions",
+    sqlite: include_str!("migrations/sqlite/0001_interactions.sql"),
+    postgres: include_str!("migrations/postgres/0001_interactions.sql"),
+}];
+
+/// Why the store did not do what it was asked.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// It cannot be reached, is full, locked, or read-only; later may help.
+    #[error("the store {store} is not available: {reason}")]
+    Unavailable {
+        /// The database, without credentials.
+        store: String,
+        /// What it said.
+        reason: String,
+    },
+    /// It has no ledger yet.
+    #[error("the store {store} has no ledger yet; run `weir migrate` or `weir serve`")]
+    NoLedger {
+        /// The database, without credentials.
+        store: String,
+    },
+}
+
+/// Which database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Engine {
+    Sqlite,
+    Postgres,
+}
+
+/// Where the store is. Prints without credentials.
+#[derive(Clone)]
+pub struct Database {
+    url: String,
+    pub(super) engine: Engine,
+}
+
+impl Database {
+    /// Reads the setting `store`: `None` for `off`.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong and what to write.
+    pub fn parse(setting: &str) -> Result<Option<Self>, String> {
+        let engine = match setting.split_once(':').unwrap_or((setting, "")) {
+            ("off", "") => return Ok(None),
+            ("sqlite", path) if !path.trim_start_matches('/').is_empty() => Engine::Sqlite,
+            ("postgres" | "postgresql", rest) if rest.starts_with("//") => Engine::Postgres,
+            // The text is not repeated: it may hold a password.
+            _ => {
+                return Err("write it as sqlite:data/weir.db, postgres://user@host/db or \"off\""
+                    .to_owned());
+            }
+        };
+        let database = Self { url: setting.to_owned(), engine };
+        database.options("rw").map_err(|error| format!("{error}; check the URL"))?;
+        Ok(Some(database))
+    }
+
+    /// Connections for reading, opened when somebody asks.
+    pub(super) fn readers(&self) -> Result<AnyPool, StoreError> {
+        let session = self.session();
+        let options = self.options("rw").map_err(|error| self.unavailable(&error))?;
+        Ok(AnyPoolOptions::new()
+            .max_connections(READERS)
+            .acquire_timeout(READ)
+            .after_connect(move |connection, _| {
+                Box::pin(async move { sqlx::raw_sql(session).execute(connection).await.map(drop) })
+            })
+            .connect_lazy_with(options))
+    }
+
+    /// A connection of the caller's own; the database's file is made where there is none.
+    pub(super) async fn connect(&self) -> Result<AnyConnection, StoreError> {
+        let opened = async {
+            self.make_folder().map_err(sqlx::Error::Io)?;
+            let mut connection = self.options("rwc")?.connect().await?;
+            sqlx::raw_sql(self.session()).execute(&mut connection).await?;
+            Ok(connection)
+        };
+        match tokio::time::timeout(CONNECT, opened).await {
+            Ok(opened) => opened.map_err(|error: sqlx::Error| self.unavailable(&error)),
+            Err(_) => Err(self.gave_up(CONNECT)),
+        }
+    }
+
+    /// Brings the schema up to date; returns the names of the steps that were missing. Safe while
+    /// others do the same.
+    ///
+    /// # Errors
+    /// The store cannot be reached or changed.
+    pub async fn migrate(&self) -> Result<Vec<&'static str>, StoreError> {
+        let mut connection = self.connect().await?;
+        self.migrate_by(&mut connection).await
+    }
+
+    pub(super) async fn migrate_by(
+        &self,
+        connection: &mut AnyConnection,
+    ) -> Result<Vec<&'static str>, StoreError> {
+        // The usual case needs neither a lock nor the right to change the schema.
+        if newest(connection).await.is_ok_and(|version| version >= last_version()) {
+            return Ok(Vec::new());
+        }
+        let done = self.migrate_locked(connection).await;
+        if done.is_err() {
+            // The first failure is the one to tell.
+            let _ = sqlx::raw_sql("rollback").execute(&mut *connection).await;
+        }
+        done.map_err(|error| self.unavailable(&error))
+    }
+
+    /// One transaction, which nobody else can be in at the same time.
+    async fn migrate_locked(
+        &self,
+        connection: &mut AnyConnection,
+    ) -> sqlx::Result<Vec<&'static str>> {
+        match self.engine {
+            Engine::Sqlite => {
+                sqlx::raw_sql("begin immediate").execute(&mut *connection).await?;
+            }
+            Engine::Postgres => lock_postgres(connection).await?,
+        }
+        let table = "create table if not exists weir_migrations (version bigint primary key, \
+                     name text not null, applied_at text not null default current_timestamp)";
+        sqlx::raw_sql(table).execute(&mut *connection).await?;
+        let newest = newest(connection).await?;
+        let mut applied = Vec::new();
+        for step in MIGRATIONS.iter().filter(|step| step.version > newest) {
+            let text = match self.engine {
+                Engine::Sqlite => step.sqlite,
+                Engine::Postgres => step.postgres,
+            };
+            sqlx::raw_sql(text).execute(&mut *connection).await?;
+            let note = "insert into weir_migrations (version, name) values ($1, $2)";
+            let note = sqlx::query(note).bind(step.version).bind(step.name);
+            note.execute(&mut *connection).await?;
+            applied.push(step.name);
+        }
+        sqlx::raw_sql("commit").execute(&mut *connection).await?;
+        Ok(applied)
+    }
+
+    /// `mode` is SQLite's: whether a file is made where there is none.
+    fn options(&self, mode: &str) -> sqlx::Result<AnyConnectOptions> {
+        static DRIVERS: Once = Once::new();
+        DRIVERS.call_once(sqlx::any::install_default_drivers);
+        let mut url = self.url.clone();
+        if self.engine == Engine::Sqlite && !url.contains("mode=") {
+            url.push_str(if url.contains('?') { "&mode=" } else { "?mode=" });
+            url.push_str(mode);
+        }
+        let options: AnyConnectOptions = url.parse()?;
+        Ok(options.disable_statement_logging())
+    }
+
+    fn session(&self) -> &'static str {
+        match self.engine {
+            Engine::Sqlite => SQLITE_SESSION,
+            Engine::Postgres => POSTGRES_SESSION,
+        }
+    }
+
+    fn make_folder(&self) -> std::io::Result<()> {
+        match self.file().as_deref().and_then(Path::parent) {
+            Some(folder) if !folder.as_os_str().is_empty() => std::fs::create_dir_all(folder),
+            _ => Ok(()),
+        }
+    }
+
+    /// SQLite's file.
+    fn file(&self) -> Option<PathBuf> {
+        let path = self.url.strip_prefix("sqlite:")?;
+        let path = path.strip_prefix("//").unwrap_or(path);
+        Some(path.split('?').next().unwrap_or(path).into())
+    }
+
+    pub(super) fn unavailable(&self, error: &sqlx::Error) -> StoreError {
+        let store = self.to_string();
+        match error {
+            sqlx::Error::Database(said) if is_missing_table(said.as_ref()) => {
+                StoreError::NoLedger { store }
+            }
+            sqlx::Error::PoolTimedOut => self.gave_up(READ),
+            error => StoreError::Unavailable { store, reason: error.to_string() },
+        }
+    }
+
+    /// The same for one who only reads: a file that is not there holds no ledger.
+    pub(super) fn unreadable(&self, error: &sqlx::Error) -> StoreError {
+        match self.file() {
+            Some(file) if !file.exists() => StoreError::NoLedger { store: self.to_string() },
+            _ => self.unavailable(error),
+        }
+    }
+
+    pub(super) fn gave_up(&self, after: Duration) -> StoreError {
+        let reason = format!("no answer within {} s", after.as_secs());
+        StoreError::Unavailable { store: self.to_string(), reason }
+    }
+
+    /// The statement that inserts a JSON array of records, bound as one text. A record that is
+    /// there already stays as it is.
+    pub(super) fn insert_batch(&self) -> String {
+        let names = COLUMNS.map(|(name, _)| name).join(", ");
+        let values = COLUMNS.map(|(name, kind)| self.value(name, kind)).join(", ");
+        let records = self.records(&COLUMNS);
+        format!(
+            "insert into interactions ({names}) select {values} from {records} where true \
+             on conflict (id) do nothing"
+        )
+    }
+
+    /// A table of the records in `$1`, to be used with [`Self::field`].
+    pub(super) fn records(&self, columns: &[(&str, Kind)]) -> String {
+        if self.engine == Engine::Sqlite {
+            // Each record is parsed once, not once for every column; the limit keeps SQLite from
+            // drawing the inner query into the outer one.
+            return "(select jsonb(value) as value from json_each($1) limit -1) as r".to_owned();
+        }
+        let typed = columns.iter().map(|(name, kind)| {
+            let of = match kind {
+                Kind::Id => "uuid",
+                Kind::Text => "text",
+                Kind::Time | Kind::Number | Kind::Count => "bigint",
+                Kind::Flag => "boolean",
+                Kind::Json => "jsonb",
+            };
+            format!("{name} {of}")
+        });
+        let typed = typed.collect::<Vec<_>>().join(", ");
+        format!("json_to_recordset(cast($1 as json)) as r({typed})")
+    }
+
+    /// A field of a record.
+    pub(super) fn field(&self, name: &str) -> String {
+        match self.engine {
+            Engine::Sqlite => format!("r.value ->> '{name}'"),
+            Engine::Postgres => format!("r.{name}"),
+        }
+    }
+
+    /// A field of a record as its column wants it.
+    pub(super) fn value(&self, name: &str, kind: Kind) -> String {
+        let field = self.field(name);
+        match (kind, self.engine) {
+            (Kind::Time, Engine::Postgres) => format!("to_timestamp({field} / 1000.0)"),
+            (Kind::Count, _) => format!("coalesce({field}, 0)"),
+            (Kind::Flag, Engine::Postgres) => format!("coalesce({field}, false)"),
+            (Kind::Flag, Engine::Sqlite) => format!("coalesce({field}, 0)"),
+            (Kind::Json, _) => format!("coalesce({field}, '{{}}')"),
+            _ => field,
+        }
+    }
+
+    /// The id that the parameter `$n` says as text.
+    pub(super) fn id(&self, n: usize) -> String {
+        match self.engine {
+            Engine::Sqlite => format!("${n}"),
+            Engine::Postgres => format!("cast(${n} as uuid)"),
+        }
+    }
+
+    /// The point in time that the parameter `$n` says in milliseconds.
+    pub(super) fn instant(&self, n: usize) -> String {
+        match self.engine {
+            Engine::Sqlite => format!("${n}"),
+            Engine::Postgres => format!("to_timestamp(cast(${n} as bigint) / 1000.0)"),
+        }
+    }
+
+    /// The time of a row in UTC, by a format that begins with the year.
+    pub(super) fn time_of_row(&self, sqlite: &str, postgres: &str) -> String {
+        match self.engine {
+            Engine::Sqlite => format!("strftime('{sqlite}', created_at / 1000, 'unixepoch')"),
+            Engine::Postgres => format!("to_char(created_at at time zone 'UTC', '{postgres}')"),
+        }
+    }
+}
+
+impl fmt::Display for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let without_query = self.url.split('?').next().unwrap_or_default();
+        match (without_query.split_once("://"), without_query.rsplit_once('@')) {
+            (Some((scheme, _)), Some((_, place))) => write!(f, "{scheme}://{place}"),
+            _ => f.write_str(without_query),
+        }
+    }
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Begins a transaction that only one process is in, and makes the schema where there is none.
+async fn lock_postgres(connection: &mut AnyConnection) -> sqlx::Result<()> {
+    sqlx::raw_sql("begin").execute(&mut *connection).await?;
+    let lock = sqlx::query("select pg_advisory_xact_lock($1)").bind(ADVISORY_LOCK);
+    lock.execute(&mut *connection).await?;
+    // `if not exists` asks for the right to create it even where it exists.
+    let schema = sqlx::query("select 1 from pg_namespace where nspname = 'gateway'");
+    if schema.fetch_optional(&mut *connection).await?.is_none() {
+        sqlx::raw_sql("create schema gateway").execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+fn last_version() -> i64 {
+    MIGRATIONS.last().map_or(0, |step| step.version)
+}
+
+/// The newest step that was applied.
+async fn newest(connection: &mut AnyConnection) -> sqlx::Result<i64> {
+    let query = sqlx::query("select coalesce(max(version), 0) from weir_migrations");
+    query.fetch_one(connection).await?.try_get(0)
+}
+
+fn is_missing_table(error: &dyn sqlx::error::DatabaseError) -> bool {
+    error.code().is_some_and(|code| code == "42P01") || error.message().starts_with("no such table")
+}
+
+/// Whether the database refuses a row itself; everything else is worth another try.
+pub(super) fn is_refusal(error: &sqlx::Error) -> bool {
+    let Some(code) = error.as_database_error().and_then(|error| error.code()) else { return false };
+    match code.parse::<u32>() {
+        // SQLite: a constraint, a wrong type, too big. Extended codes carry theirs in the low byte.
+        Ok(code) if code < 10_000 => matches!(code & 0xff, 18..=20),
+        // Postgres: data exceptions, violated constraints. Some SQLSTATEs are numbers, too.
+        _ => code.starts_with("22") || code.starts_with("23"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_is_a_url_or_off() {
+        assert!(Database::parse("off").unwrap().is_none());
+        for url in ["sqlite:data/weir.db", "sqlite:///var/lib/weir.db", "postgres://u@h/db"] {
+            assert!(Database::parse(url).unwrap().is_some(), "{url}");
+        }
+        for wrong in ["", "data/weir.db", "sqlite:", "sqlite://", "mysql://h/db", "postgres:h"] {
+            let message = Database::parse(wrong).unwrap_err();
+            assert!(message.contains("sqlite:data/weir.db"), "{wrong}: {message}");
+        }
+    }
+
+    #[test]
+    fn a_store_is_named_without_its_password() {
+        let shown = |url: &str| Database::parse(url).unwrap().unwrap().to_string();
+        assert_eq!(shown("postgres://u:p@ss@h:1/db?password=x"), "postgres://h:1/db");
+        assert_eq!(shown("postgres://h/db"), "postgres://h/db");
+        assert_eq!(shown("sqlite:data/weir.db?mode=ro"), "sqlite:data/weir.db");
+    }
+}

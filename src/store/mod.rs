@@ -1,0 +1,33 @@
+//! Whatever outlives the process: the spool on disk, the database, and the ledger in it.
+//!
+//! A finished call is handed to the [`Recorder`] as an [`Interaction`]. One thread appends it to a
+//! file (`spool`), another moves files into the database (`ship`): a client never waits for
+//! either, and a record is in one of the two from the append on.
+
+mod database;
+mod folder;
+mod frame;
+mod interaction;
+mod ledger;
+mod period;
+mod recorder;
+mod recost;
+mod ship;
+mod spool;
+mod user;
+
+pub use database::Database;
+pub use database::StoreError;
+pub use interaction::Charge;
+pub use interaction::Interaction;
+pub use ledger::BadParameter;
+pub use ledger::Ledger;
+pub use ledger::SpendLine;
+pub use ledger::SpendPage;
+pub use ledger::SpendQuery;
+pub use period::Period;
+pub use recorder::Recorder;
+pub use recorder::Settings;
+pub use recost::Recosted;
+pub use recost::recost;
+pub use user::UserHash;

@@ -1,0 +1,68 @@
+//! A period of time as people write it: `24h` ago, or a date and time of RFC 3339.
+
+use chrono::DateTime;
+
+/// From `since` until before `until`, in milliseconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Period {
+    /// Its begin.
+    pub since: i64,
+    /// Its end, which is not in it.
+    pub until: i64,
+}
+
+impl Default for Period {
+    /// All of time, as far as dates have four digits.
+    fn default() -> Self {
+        Self { since: 0, until: 253_402_300_800_000 }
+    }
+}
+
+/// Reads a point in time: RFC 3339, a date (its midnight in UTC), or a duration before `now` such
+/// as `90s`, `30m`, `24h`, `7d`, `2w`.
+pub(super) fn instant(text: &str, now: i64) -> Option<i64> {
+    if let Some(before) = duration(text) {
+        return now.checked_sub(before);
+    }
+    // In a query string `+` is a space.
+    let text = text.replace(' ', "+");
+    let text = if text.len() == "2026-11-23".len() { format!("{text}T00:00:00Z") } else { text };
+    DateTime::parse_from_rfc3339(&text).ok().map(|time| time.timestamp_millis())
+}
+
+/// How a point in time may be written, for messages.
+pub(super) const HOW: &str = "write a time such as 2026-11-23T00:00:00Z, or a duration before now such as 90s, 30m, 24h or 7d";
+
+fn duration(text: &str) -> Option<i64> {
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        "w" => 604_800,
+        _ => return None,
+    };
+    let number: u32 = number.parse().ok()?;
+    i64::from(number).checked_mul(seconds * 1000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_as_people_write_them() {
+        let now = 1_795_000_000_000;
+        assert_eq!(instant("24h", now), Some(now - 86_400_000));
+        assert_eq!(instant("2w", now), Some(now - 1_209_600_000));
+        // 2026-11-23 is day 20780 since 1970: 20780 x 86400 = 1795392000
+        assert_eq!(instant("2026-11-23", now), Some(1_795_392_000_000));
+        assert_eq!(instant("2026-11-23T00:00:00.250Z", now), Some(1_795_392_000_250));
+        assert_eq!(instant("2026-11-23T02:00:00+02:00", now), Some(1_795_392_000_000));
+        assert_eq!(instant("2026-11-23T02:00:00 02:00", now), Some(1_795_392_000_000));
+        for wrong in ["", "h", "yesterday", "-1h", "1y", "2026-13-01", "5000000000d", "24", "é"] {
+            assert_eq!(instant(wrong, now), None, "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! The front of the store on the data plane: takes a finished call and returns at once.
+
+use std::cell::RefCell;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::mpsc::Receiver;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+use crate::telemetry::metrics::Metrics;
+
+use super::database::Database;
+use super::frame;
+use super::interaction::Interaction;
+use super::ship::Shipper;
+use super::spool::Spool;
+use super::spool::Writer;
+use super::spool::lock;
+use super::user::Hasher;
+use super::user::UserHash;
+
+/// Longest wait for the last append when the process ends.
+const LAST_APPEND: Duration = Duration::from_secs(2);
+/// Memory that a thread keeps for the next record.
+const KEPT: usize = 64 << 10;
+
+thread_local! {
+    /// The record in the making: serialised outside of the queue's lock, without an allocation.
+    static FRAME: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What a recorder is started with.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where records end up.
+    pub database: Database,
+    /// Where they wait.
+    pub spool: PathBuf,
+    /// Most bytes that wait there.
+    pub max_bytes: u64,
+    /// The secret of the users' hashes; without one there is a file beside the spool.
+    pub user_secret: Option<SecretString>,
+}
+
+/// Records finished calls. Whatever the disk and the database do, it does not fail and nobody waits.
+pub struct Recorder {
+    spool: Arc<Spool>,
+    hasher: Hasher,
+    written: Mutex<Receiver<()>>,
+    shipped: Mutex<Receiver<()>>,
+}
+
+impl Recorder {
+    /// Starts the threads that append and ship.
+    ///
+    /// # Errors
+    /// The system has no thread left.
+    pub fn start(settings: Settings, metrics: &Arc<Metrics>) -> io::Result<Self> {
+        let Settings { database, spool: dir, max_bytes, user_secret } = settings;
+        let key_file = dir.parent().unwrap_or(&dir).join("user.key");
+        let hasher = match &user_secret {
+            Some(secret) => Hasher::with(secret),
+            None => {
+                let (hasher, made) = Hasher::with_file(&key_file);
+                if let Err(error) = made {
+                    let path = key_file.display();
+                    tracing::warn!(%path, %error, "the secret of the users' hashes cannot be kept: hashes are of this process alone; make the folder writable or set WEIR_USER_SECRET");
+                }
+                hasher
+            }
+        };
+        let spool = Arc::new(Spool::new(dir, max_bytes, Arc::clone(metrics)));
+        let shipper = Shipper::new(Arc::clone(&spool), database);
+        let writer = Writer::new(Arc::clone(&spool));
+        let written = thread("spool", move || writer.run())?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let shipped = thread("shipper", move || runtime.block_on(shipper.run()))?;
+        Ok(Self { spool, hasher, written: Mutex::new(written), shipped: Mutex::new(shipped) })
+    }
+
+    /// Takes a finished call.
+    pub fn record(&self, interaction: &Interaction<'_>) {
+        FRAME.with_borrow_mut(|bytes| {
+            bytes.clear();
+            // Writing to memory cannot fail, and nothing in a record is a map with odd keys.
+            frame::append(bytes, |out| drop(serde_json::to_writer(out, interaction)));
+            self.spool.offer(bytes);
+            bytes.shrink_to(KEPT);
+        });
+    }
+
+    /// An end user's name as the ledger keeps it.
+    pub fn hash_user(&self, user: &str) -> UserHash {
+        self.hasher.hash(user)
+    }
+
+    /// Whether the store takes what is recorded; else it waits in the spool.
+    pub fn store_is_available(&self) -> bool {
+        !self.spool.is_away()
+    }
+
+    /// Appends what is queued, then ships for at most `patience`. What is left then is in the spool,
+    /// and the next process ships it.
+    pub fn close(&self, patience: Duration) {
+        self.spool.close();
+        // An error says that it was done before.
+        let _ = lock(&self.written).recv_timeout(LAST_APPEND);
+        let _ = lock(&self.shipped).recv_timeout(patience);
+    }
+}
+
+/// Runs work on a thread; the receiver says when it is done.
+fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<Receiver<()>> {
+    let (done, receiver) = channel();
+    std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        work();
+        drop(done);
+    })?;
+    Ok(receiver)
+}

@@ -1,0 +1,342 @@
+//! The shipper: moves sealed segments into the database, in batches, at least once.
+//!
+//! A segment is deleted after its last batch was committed, and a row that is there already stays
+//! as it is: killed at any moment, nothing is lost and nothing is there twice.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::io::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
+use std::time::SystemTime;
+
+use serde::de::IgnoredAny;
+use sqlx::AnyConnection;
+use sqlx::AssertSqlSafe;
+use sqlx::SqlSafeStr as _;
+use sqlx::SqlStr;
+
+use super::database::Database;
+use super::database::StoreError;
+use super::database::is_refusal;
+use super::folder::Folder;
+use super::folder::Segment;
+use super::folder::aside;
+use super::frame::Frames;
+use super::spool::Spool;
+use super::spool::lock;
+
+/// Most rows, and bytes, of one statement.
+const BATCH_ROWS: usize = 500;
+const BATCH_BYTES: usize = 4 << 20;
+/// Longest wait for one statement; a server that hangs is left and tried again.
+const STATEMENT: Duration = Duration::from_secs(60);
+/// How often the folders of processes that have died are looked for.
+const ADOPT_EVERY: Duration = Duration::from_secs(5);
+/// Wait after a first failure; doubled after each further one.
+const BACK_OFF: Duration = Duration::from_millis(250);
+const LONGEST_BACK_OFF: Duration = Duration::from_secs(5);
+
+/// Moves the spool into the database.
+pub(super) struct Shipper {
+    spool: Arc<Spool>,
+    database: Database,
+    insert: SqlStr,
+    connection: Option<AnyConnection>,
+    /// Folders of processes that are gone, and what is left in them.
+    adopted: VecDeque<(Folder, VecDeque<Segment>)>,
+    /// Adopted ones with files that cannot be read or removed: held, so that nobody tries forever.
+    stuck: Vec<Folder>,
+    looked: Option<Instant>,
+    failures: u32,
+}
+
+impl Shipper {
+    pub(super) fn new(spool: Arc<Spool>, database: Database) -> Self {
+        let insert = AssertSqlSafe(database.insert_batch()).into_sql_str();
+        let mut shipper = Self {
+            spool,
+            database,
+            insert,
+            connection: None,
+            adopted: VecDeque::new(),
+            stuck: Vec::new(),
+            looked: None,
+            failures: 0,
+        };
+        // Before the first append, so that their bytes count from the start.
+        shipper.adopt();
+        shipper
+    }
+
+    /// Works until the spool is finished and empty, or the store fails after that.
+    pub(super) async fn run(mut self) {
+        loop {
+            let finished = self.spool.finished.load(Ordering::Acquire);
+            let wait = match self.ship_next().await {
+                Ok(true) => continue,
+                Ok(false) if finished => break,
+                Ok(false) => ADOPT_EVERY,
+                Err(_) if finished => break,
+                Err(error) => self.failed(&error),
+            };
+            self.rest(wait).await;
+            self.adopt();
+        }
+        // With files in it, it is left to the next process.
+        drop(lock(&self.spool.own).take().and_then(Folder::remove_if_empty));
+    }
+
+    /// Waits for the bell; after a failure only for the process's end.
+    async fn rest(&self, wait: Duration) {
+        let until = tokio::time::Instant::now() + wait;
+        loop {
+            let rung = tokio::time::timeout_at(until, self.spool.bell.notified()).await.is_ok();
+            let ends = self.spool.finished.load(Ordering::Acquire);
+            if !rung || ends || self.failures == 0 {
+                return;
+            }
+        }
+    }
+
+    /// Ships one segment; false when there is none. A first call only brings the schema up to date.
+    async fn ship_next(&mut self) -> Result<bool, StoreError> {
+        if self.connection.is_none() {
+            self.connect().await?;
+        }
+        if let Some(segment) = self.spool.next_sealed() {
+            self.ship(&segment).await?;
+            self.spool.shipped();
+            return Ok(true);
+        }
+        let Some((_, segments)) = self.adopted.front_mut() else { return Ok(false) };
+        if let Some(segment) = segments.front().cloned() {
+            self.ship(&segment).await?;
+            if let Some((_, segments)) = self.adopted.front_mut() {
+                segments.pop_front();
+            }
+        } else if let Some((folder, _)) = self.adopted.pop_front() {
+            self.stuck.extend(folder.remove_if_empty());
+        }
+        Ok(true)
+    }
+
+    async fn connect(&mut self) -> Result<(), StoreError> {
+        let mut connection = self.database.connect().await?;
+        let steps = self.database.migrate_by(&mut connection).await?;
+        if !steps.is_empty() {
+            tracing::info!(store = %self.database, ?steps, "the store's schema is up to date");
+        }
+        self.connection = Some(connection);
+        self.works();
+        Ok(())
+    }
+
+    /// Ships a segment and removes its file.
+    async fn ship(&mut self, segment: &Segment) -> Result<(), StoreError> {
+        let bytes = match fs::read(&segment.path) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                // It stays where it is: the next process tries it again.
+                tracing::error!(path = %segment.path.display(), %error, "a spooled file cannot be read");
+                self.spool.metrics.capture_records("unreadable", 1);
+                return Ok(());
+            }
+        };
+        let mut frames = Frames::of(&bytes);
+        let mut batch = Vec::new();
+        let mut size = 0;
+        for record in frames.by_ref() {
+            if !is_record(record) {
+                self.refuse(record);
+                continue;
+            }
+            size += record.len();
+            batch.push(record);
+            if batch.len() >= BATCH_ROWS || size >= BATCH_BYTES {
+                self.insert(std::mem::take(&mut batch)).await?;
+                size = 0;
+            }
+        }
+        self.insert(batch).await?;
+        self.discard(segment, frames.corrupt, frames.torn);
+        Ok(())
+    }
+
+    fn discard(&self, segment: &Segment, corrupt: u64, torn: bool) {
+        self.spool.metrics.capture_records("torn", u64::from(torn));
+        self.spool.metrics.capture_records("corrupt", corrupt);
+        let gone = if corrupt > 0 {
+            let kept = segment.keep_aside(&self.spool.dir);
+            if let Ok(place) = &kept {
+                tracing::error!(corrupt, place = %place.display(), "a spooled file is damaged; what could be read of it is in the store");
+            }
+            kept.map(drop)
+        } else {
+            fs::remove_file(&segment.path)
+        };
+        match gone {
+            Err(error) => {
+                tracing::warn!(path = %segment.path.display(), %error, "a shipped file cannot be removed");
+            }
+            Ok(()) => self.spool.shrank(segment.bytes),
+        }
+    }
+
+    /// Inserts records, but for those that the database refuses: they are found by halves.
+    async fn insert(&mut self, records: Vec<&[u8]>) -> Result<(), StoreError> {
+        let mut left = vec![records];
+        while let Some(mut records) = left.pop() {
+            if records.is_empty() {
+                continue;
+            }
+            let began = Instant::now();
+            match self.insert_all(&records).await? {
+                Some(stored) => {
+                    let all = u64::try_from(records.len()).unwrap_or(u64::MAX);
+                    self.spool.metrics.capture_records("stored", stored);
+                    self.spool.metrics.capture_records("duplicate", all.saturating_sub(stored));
+                    self.works();
+                }
+                None => match &*records {
+                    [record] => self.refuse(record),
+                    _ => {
+                        left.push(records.split_off(records.len() / 2));
+                        left.push(records);
+                    }
+                },
+            }
+            // At most half of a core, whatever has piled up.
+            if !self.spool.finished.load(Ordering::Relaxed) {
+                tokio::time::sleep(began.elapsed()).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// One statement. `None` when the database refuses a row of it.
+    async fn insert_all(&mut self, records: &[&[u8]]) -> Result<Option<u64>, StoreError> {
+        let Some(connection) = &mut self.connection else { return Ok(None) };
+        let statement = sqlx::query(self.insert.clone()).bind(array(records));
+        let done = tokio::time::timeout(STATEMENT, statement.execute(connection)).await;
+        let error = match done {
+            Ok(Ok(done)) => return Ok(Some(done.rows_affected())),
+            Ok(Err(error)) if is_refusal(&error) => {
+                tracing::warn!(store = %self.database, %error, "the store refuses a record");
+                return Ok(None);
+            }
+            Ok(Err(error)) => self.database.unavailable(&error),
+            Err(_) => self.database.gave_up(STATEMENT),
+        };
+        // Whatever state it is in, a new connection has none.
+        self.connection = None;
+        Err(error)
+    }
+
+    /// Keeps a record that the database does not take, for people to look at.
+    fn refuse(&self, record: &[u8]) {
+        self.spool.metrics.capture_records("refused", 1);
+        let keep = || {
+            let path = aside(&self.spool.dir)?.join("refused.jsonl");
+            let mut file = fs::OpenOptions::new().append(true).create(true).open(&path)?;
+            file.write_all(&[record, b"\n"].concat())?;
+            Ok::<_, std::io::Error>(path)
+        };
+        match keep() {
+            Ok(path) => tracing::error!(path = %path.display(), "a refused record was set aside"),
+            Err(error) => tracing::error!(%error, "a refused record is lost"),
+        }
+    }
+
+    fn adopt(&mut self) {
+        if self.looked.is_some_and(|looked| looked.elapsed() < ADOPT_EVERY) {
+            return;
+        }
+        self.looked = Some(Instant::now());
+        for folder in Folder::adopt_all(&self.spool.dir) {
+            let segments = VecDeque::from(folder.segments());
+            let bytes = segments.iter().map(|segment| segment.bytes).sum();
+            if bytes > 0 {
+                tracing::info!(
+                    segments = segments.len(),
+                    bytes,
+                    "shipping what another process left"
+                );
+            }
+            self.spool.grew(bytes);
+            self.adopted.push_back((folder, segments));
+        }
+    }
+
+    fn works(&mut self) {
+        self.failures = 0;
+        if self.spool.set_away(false) {
+            tracing::info!(store = %self.database, "the store is available again");
+        }
+    }
+
+    /// Notes a failure; returns how long to wait.
+    fn failed(&mut self, error: &StoreError) -> Duration {
+        if !self.spool.set_away(true) {
+            tracing::warn!(%error, dir = %self.spool.dir.display(), "records wait in the spool until the store is available");
+        }
+        self.failures = self.failures.saturating_add(1);
+        let wait = BACK_OFF * 2_u32.saturating_pow(self.failures.min(6) - 1);
+        // Gateways that failed together do not come back together.
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        wait.min(LONGEST_BACK_OFF) + Duration::from_millis(u64::from(now.subsec_micros() % 250))
+    }
+}
+
+/// Whether bytes are what a record is: a JSON object.
+fn is_record(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"{") && serde_json::from_slice::<IgnoredAny>(bytes).is_ok()
+}
+
+/// The records as one JSON array.
+fn array(records: &[&[u8]]) -> String {
+    let bytes: usize = records.iter().map(|record| record.len() + 1).sum();
+    let mut text = String::with_capacity(bytes + 2);
+    text.push('[');
+    for (index, record) in records.iter().enumerate() {
+        if index > 0 {
+            text.push(',');
+        }
+        // Records that are JSON are UTF-8.
+        text.push_str(&String::from_utf8_lossy(record));
+    }
+    text.push(']');
+    without_nul(text)
+}
+
+/// JSON with U+FFFD for every escaped NUL, which Postgres' text cannot hold.
+fn without_nul(json: String) -> String {
+    const NUL: &str = r"\u0000";
+    if !json.contains(NUL) {
+        return json;
+    }
+    let mut pieces = json.split(NUL);
+    let mut text = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        // After an odd number of backslashes the one of the match is itself escaped.
+        let before = text.len() - text.trim_end_matches('\\').len();
+        text.push_str(if before.is_multiple_of(2) { r"\ufffd" } else { NUL });
+        text.push_str(piece);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_escaped_nul_is_replaced() {
+        let text = |json: &str| without_nul(json.to_owned());
+        assert_eq!(text(r#"["a\u0000b\u0000","c"]"#), r#"["a\ufffdb\ufffd","c"]"#);
+        assert_eq!(text(r#"["\\u0000"]"#), r#"["\\u0000"]"#);
+        assert_eq!(text(r#"["\\\u0000"]"#), r#"["\\\ufffd"]"#);
+    }
+}

@@ -1,0 +1,124 @@
+//! End users, told apart and never named: a keyed hash of what the platform calls them.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ring::hmac;
+use ring::rand::SecureRandom as _;
+use ring::rand::SystemRandom;
+use secrecy::ExposeSecret as _;
+use secrecy::SecretString;
+use serde::Serialize;
+
+/// Bytes of the hash that are kept: 144 bits, 24 letters.
+const KEPT: usize = 18;
+
+/// An end user's name as a keyed hash: the same name gives the same hash as long as the key stays.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct UserHash(String);
+
+/// Hashes end users' names.
+#[derive(Debug)]
+pub(super) struct Hasher(hmac::Key);
+
+impl Hasher {
+    /// A hasher with this secret.
+    pub(super) fn with(secret: &SecretString) -> Self {
+        Self::of_bytes(secret.expose_secret().as_bytes())
+    }
+
+    /// A hasher with the secret of a file that only its owner can read; made where there is none.
+    /// When that fails there is one with a secret of the moment, beside the error.
+    pub(super) fn with_file(path: &Path) -> (Self, io::Result<()>) {
+        match read_or_make(path) {
+            Ok(secret) => (Self::of_bytes(&secret), Ok(())),
+            Err(error) => {
+                let mut secret = [0; 32];
+                // Without randomness the hash is of no use, and the ledger still is.
+                let _ = SystemRandom::new().fill(&mut secret);
+                (Self::of_bytes(&secret), Err(error))
+            }
+        }
+    }
+
+    fn of_bytes(secret: &[u8]) -> Self {
+        Self(hmac::Key::new(hmac::HMAC_SHA256, secret))
+    }
+
+    pub(super) fn hash(&self, user: &str) -> UserHash {
+        let tag = hmac::sign(&self.0, user.as_bytes());
+        UserHash(URL_SAFE_NO_PAD.encode(tag.as_ref().get(..KEPT).unwrap_or_default()))
+    }
+}
+
+fn read_or_make(path: &Path) -> io::Result<Vec<u8>> {
+    match std::fs::read(path) {
+        Ok(secret) if secret.len() >= 32 => return Ok(secret),
+        Ok(_) => return Err(io::Error::other("it holds fewer than 32 bytes")),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Err(_) => {}
+    }
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let mut secret = [0; 32];
+    SystemRandom::new().fill(&mut secret).map_err(|_| io::Error::other("no randomness"))?;
+    let text = URL_SAFE_NO_PAD.encode(secret);
+    // Written aside and linked: whoever starts at the same time sees all of it or nothing, and the
+    // first one's secret stays.
+    let aside = path.with_extension(format!("{}.new", std::process::id()));
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    let linked = std::fs::hard_link(&aside, path);
+    std::fs::remove_file(&aside)?;
+    match linked {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => std::fs::read(path),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn the_same_name_has_the_same_hash_after_a_restart_and_another_with_another_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("data/user.key");
+        let (first, made) = Hasher::with_file(&path);
+        made.unwrap();
+        let (again, read) = Hasher::with_file(&path);
+        read.unwrap();
+        assert_eq!(first.hash("ada@example.com"), again.hash("ada@example.com"));
+        assert_ne!(first.hash("ada@example.com"), first.hash("bob@example.com"));
+        let other = Hasher::with(&"another secret".to_owned().into());
+        assert_ne!(first.hash("ada@example.com"), other.hash("ada@example.com"));
+        assert_eq!(first.hash("ada").0.len(), 24);
+    }
+
+    #[test]
+    fn only_its_owner_reads_the_secret_and_nothing_lies_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("user.key");
+        Hasher::with_file(&path).1.unwrap();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_secret_that_cannot_be_used_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("user.key");
+        std::fs::write(&path, "short").unwrap();
+        assert!(Hasher::with_file(&path).1.is_err());
+    }
+}
