@@ -10,6 +10,8 @@ use http::Uri;
 use thiserror::Error;
 
 use crate::admin;
+use crate::admin::Figures;
+use crate::admin::PolicyParts;
 use crate::admin::Readiness;
 use crate::cli;
 use crate::config::Config;
@@ -17,6 +19,7 @@ use crate::config::ConfigError;
 use crate::config::Environment;
 use crate::config::LogFormat;
 use crate::policy;
+use crate::policy::Assumed;
 use crate::policy::Policy;
 use crate::policy::PolicyHandle;
 use crate::policy::Refused;
@@ -116,7 +119,12 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
     );
     let readiness = Arc::new(Readiness::default());
     let ledger = recorder.clone().zip(database);
-    let control = control_plane(&config, &environment, &metrics, &readiness, &policy, ledger)?;
+    let policies = PolicyParts {
+        policy: Arc::clone(&policy),
+        settings: Arc::new(policy_settings.clone()),
+        figures: figures(),
+    };
+    let control = control_plane(&config, &environment, &metrics, &readiness, policies, ledger)?;
     tasks.push(("control plane", control));
     tasks.push(("policies", reload(&config, policy_settings, &policy, &upstreams, &metrics)));
     let shutdowns = watch_shutdowns(Arc::clone(&upstreams), Arc::clone(&policy), Arc::clone(&live));
@@ -229,13 +237,12 @@ fn control_plane(
     environment: &Environment,
     metrics: &Arc<Metrics>,
     readiness: &Arc<Readiness>,
-    policy: &Arc<PolicyHandle>,
+    policy: PolicyParts,
     store: Option<(Arc<Recorder>, Database)>,
 ) -> Result<Task, AppError> {
     let address = config.control.listen;
     let listener = admin::bind(address).map_err(|source| StartError::Listen { address, source })?;
     let (metrics, readiness) = (Arc::clone(metrics), Arc::clone(readiness));
-    let policy = Arc::clone(policy);
     let token = environment.admin_token();
     Ok(Box::pin(async move {
         let router = admin::router(metrics, readiness, policy, store, token);
@@ -243,6 +250,14 @@ fn control_plane(
             tracing::error!(%error, "the control plane stopped");
         }
     }))
+}
+
+/// How the models are doing, for `POST /api/route/explain`: nothing is known but their last days.
+fn figures() -> Figures {
+    Arc::new(|policy, ask| {
+        let unix_s = u64::try_from(today() * 86_400).unwrap_or_default();
+        ask(&Assumed::new(policy, unix_s));
+    })
 }
 
 /// Watches the policy folder; a change is in force as a whole, or not at all.

@@ -10,12 +10,12 @@
 //! |---|---|---|---|
 //! | [`openai`] | the API as data: request, stream, response, usage, error | | |
 //! | [`metering`] | prices, money, tokens | `openai` | `tiktoken_rs` |
-//! | [`policy`] | the policy folder: upstreams and models | `openai`, `metering` | `arc_swap`, `cel`, `regex`, `serde_saphyr` |
+//! | [`policy`] | the policy folder: upstreams and models | `openai`, `metering` | `arc_swap`, `cel`, `regex`, `schemars`, `serde_saphyr` |
 //! | [`telemetry`] | every metric series, the log | `openai`, `metering` | `prometheus`, `tracing_subscriber` |
 //! | [`upstream`] | the way to a provider: connections, TLS, gates, retry budget | `openai`, `policy`, `telemetry` | `tokio_rustls`, `rustls_native_certs` |
 //! | [`store`] | whatever outlives the process: spool, database, ledger | `openai`, `metering`, `telemetry` | `sqlx`, `crc32fast` |
 //! | [`proxy`] | the data plane: the journey of one request | `openai`, `metering`, `policy`, `telemetry`, `upstream`, `store` | |
-//! | [`admin`] | the control plane's routes | `openai`, `policy`, `telemetry`, `store` | `utoipa`, `utoipa_axum` |
+//! | [`admin`] | the control plane's routes | `openai`, `policy`, `telemetry`, `store` | `tar`, `utoipa`, `utoipa_axum` |
 //! | [`simulator`] | the stand-in for OpenAI | `openai` | |
 //! | [`server`] | listeners, sessions, drain | `openai`, `telemetry`, `upstream`, `proxy`, `admin` | `pingora`, `async_trait` |
 

@@ -1,6 +1,7 @@
-//! The control plane: health, metrics, spend, the description of its own routes.
+//! The control plane: health, metrics, policies, spend, the description of its own routes.
 
 mod in_force;
+mod policies;
 mod spend;
 
 use std::net::SocketAddr;
@@ -29,10 +30,14 @@ use utoipa_axum::routes;
 
 use crate::openai::error::ApiError;
 use crate::policy::PolicyHandle;
+use crate::policy::Settings;
 use crate::store::Database;
 use crate::store::Ledger;
 use crate::store::Recorder;
 use crate::telemetry::metrics::Metrics;
+
+pub use policies::Figures;
+pub use policies::PolicyParts;
 
 /// Whether the data plane takes requests.
 #[derive(Debug, Default)]
@@ -69,6 +74,8 @@ struct Parts {
     metrics: Arc<Metrics>,
     readiness: Arc<Readiness>,
     policy: Arc<PolicyHandle>,
+    settings: Arc<Settings>,
+    figures: Figures,
     recorder: Option<Arc<Recorder>>,
     ledger: Option<Ledger>,
     token: Option<Arc<SecretString>>,
@@ -97,7 +104,7 @@ struct Ready {
 pub fn router(
     metrics: Arc<Metrics>,
     readiness: Arc<Readiness>,
-    policy: Arc<PolicyHandle>,
+    policy: PolicyParts,
     store: Option<(Arc<Recorder>, Database)>,
     token: Option<SecretString>,
 ) -> Router {
@@ -107,13 +114,15 @@ pub fn router(
         ledger.inspect_err(|error| tracing::error!(%error, "spend cannot be read")).ok()
     });
     let token = token.map(Arc::new);
-    let parts = Parts { metrics, readiness, policy, recorder, ledger, token };
+    let PolicyParts { policy, settings, figures } = policy;
+    let parts = Parts { metrics, readiness, policy, settings, figures, recorder, ledger, token };
     let (router, description) = OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(healthz))
         .routes(routes!(readyz))
         .routes(routes!(metrics_text))
         .routes(routes!(in_force::policies))
         .routes(routes!(spend::spend))
+        .merge(policies::router())
         .split_for_parts();
     router
         .route("/openapi.json", axum::routing::get(move || async move { Json(description) }))

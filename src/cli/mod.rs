@@ -1,6 +1,7 @@
 //! The command line.
 
 mod migrate;
+mod policy;
 mod spend;
 
 use std::net::SocketAddr;
@@ -29,6 +30,8 @@ enum Command {
     Serve(Serve),
     /// Runs the stand-in for OpenAI alone.
     Simulate(Simulate),
+    /// Looks at the policy folder: checks it, runs its tests, explains its decisions.
+    Policy(policy::Policy),
     /// Shows what calls cost, from the store.
     Spend(spend::Spend),
     /// Brings the store's schema up to date; `serve` does it too.
@@ -69,6 +72,7 @@ pub fn run() -> ExitCode {
     let done = match command {
         Command::Serve(arguments) => app::serve(&arguments, json),
         Command::Simulate(arguments) => app::simulate(&arguments),
+        Command::Policy(arguments) => policy::run(arguments, json),
         Command::Spend(arguments) => spend::run(&arguments, json),
         Command::Migrate(arguments) => migrate::run(&arguments, json),
     };

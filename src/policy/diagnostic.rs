@@ -133,19 +133,33 @@ pub(super) fn place(file: &str, text: &str, line: u64, column: u64, width: usize
     Place { file: file.to_owned(), line, column, width, text: masked(text) }
 }
 
-/// A line as it may be shown: what stands behind a key that holds a secret is replaced.
+/// A line as it may be shown: what stands behind a key that holds a secret is replaced, and so is
+/// the user in a URL.
 fn masked(line: &str) -> String {
     const SECRETS: [&str; 4] = ["api_key", "secret", "password", "authorization"];
     let shown: String = line.chars().take(200).collect();
-    let key = SECRETS
-        .iter()
-        .filter_map(|key| shown.find(&format!("{key}:")).map(|at| at + key.len() + 1));
-    let Some(from) = key.min() else { return shown };
+    let after_key = |key: &&str| {
+        shown.match_indices(*key).find_map(|(at, _)| {
+            let rest = shown.get(at + key.len()..)?;
+            let value = rest.trim_start_matches(['"', '\'', ' ']).strip_prefix(':')?;
+            Some(shown.len() - value.len())
+        })
+    };
+    let Some(from) = SECRETS.iter().filter_map(after_key).min() else { return without_user(shown) };
     let (before, value) = shown.split_at_checked(from).unwrap_or((&shown, ""));
     if value.trim().is_empty() || value.contains("${") {
-        return shown;
+        return without_user(shown);
     }
     format!("{before} …")
+}
+
+/// `https://user:password@host` without what stands before the `@`.
+fn without_user(line: String) -> String {
+    let Some((scheme, rest)) = line.split_once("://") else { return line };
+    let authority = rest.split(['/', ' ', '"', '\'']).next().unwrap_or_default();
+    let Some((user, _)) = authority.rsplit_once('@') else { return line };
+    let kept = rest.strip_prefix(user).unwrap_or_default();
+    format!("{scheme}://…{kept}")
 }
 
 #[cfg(test)]
@@ -164,8 +178,14 @@ mod tests {
 
     #[test]
     fn a_secret_in_the_line_is_not_shown() {
-        for line in ["  api_key: sk-1", "a: { url: x, secret: 's3cret' }", "authorization: x sk-1"]
-        {
+        for line in [
+            "  api_key: sk-1",
+            "a: { url: x, secret: 's3cret' }",
+            "authorization: x sk-1",
+            r#"{"api_key": "sk-1"}"#,
+            "api_key_file: a, api_key : sk-1",
+            "base_url: https://me:sk-1@host/v1",
+        ] {
             let shown = masked(line);
             assert!(!shown.contains("sk-1") && !shown.contains("s3cret"), "{shown}");
         }

@@ -16,6 +16,11 @@ use serde_saphyr::Spanned;
 use super::units::PerMinute;
 use super::units::Seconds;
 
+/// The JSON Schema of a policy file: what `weir policy schema` prints.
+pub fn schema() -> serde_json::Value {
+    schemars::schema_for!(PolicyFile).to_value()
+}
+
 /// One YAML file of a weir policy folder. All files of the folder are one policy.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -62,7 +67,8 @@ pub(super) struct UpstreamEntry {
     pub(super) timeouts: TimeoutsEntry,
     /// Calls at the same time (1000).
     #[serde(default)]
-    pub(super) max_in_flight: Option<usize>,
+    #[schemars(with = "Option<u32>")]
+    pub(super) max_in_flight: Option<Spanned<usize>>,
 }
 
 /// Deadlines of one attempt.
@@ -71,13 +77,13 @@ pub(super) struct UpstreamEntry {
 pub(super) struct TimeoutsEntry {
     /// Name look-up, TCP and TLS (2s).
     #[schemars(with = "Option<String>")]
-    pub(super) connect: Option<Seconds>,
+    pub(super) connect: Option<Spanned<Seconds>>,
     /// From the request's last byte to the answer's head (10m).
     #[schemars(with = "Option<String>")]
-    pub(super) first_byte: Option<Seconds>,
+    pub(super) first_byte: Option<Spanned<Seconds>>,
     /// Between two pieces of an answer (2m).
     #[schemars(with = "Option<String>")]
-    pub(super) idle: Option<Seconds>,
+    pub(super) idle: Option<Spanned<Seconds>>,
 }
 
 /// A model, as far as it differs from the catalogue.
@@ -153,7 +159,7 @@ pub(super) struct RouteEntry {
     /// From the request's arrival to the answer's first byte, over all attempts.
     #[serde(default)]
     #[schemars(with = "Option<String>")]
-    pub(super) deadline: Option<Seconds>,
+    pub(super) deadline: Option<Spanned<Seconds>>,
     /// What becomes of the call upstream when the client leaves.
     #[serde(default)]
     pub(super) on_disconnect: OnDisconnect,

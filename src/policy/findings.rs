@@ -1,6 +1,7 @@
 //! Collects what a check finds, with the place of each finding.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use serde_saphyr::Location;
 use serde_saphyr::Spanned;
@@ -12,6 +13,7 @@ use super::diagnostic::nearest;
 use super::diagnostic::place;
 use super::expression::Expression;
 use super::source::Source;
+use super::units::Seconds;
 
 /// Everything found so far.
 #[derive(Default)]
@@ -49,6 +51,20 @@ impl Findings {
             None => otherwise.to_owned(),
         };
         self.push(Diagnostic::error(Some(place), format!("unknown {what} `{name}`")).help(help));
+    }
+
+    /// A deadline; one of no time would end everything at once.
+    pub(super) fn duration(
+        &mut self,
+        key: &str,
+        given: &Option<Spanned<Seconds>>,
+        file: File<'_>,
+    ) -> Option<Duration> {
+        let given = given.as_ref()?;
+        if given.value.0.is_zero() {
+            self.error(file, given, format!("`{key}` must be more than 0"));
+        }
+        Some(given.value.0)
     }
 
     pub(super) fn has_errors(&self) -> bool {
@@ -89,21 +105,28 @@ impl File<'_> {
         place(&self.0.name, &self.0.text, location.line(), location.column(), width)
     }
 
-    /// Where a part of a text stands. A text that is folded or escaped is marked as a whole: its
-    /// parts stand elsewhere in the file than in the text.
+    /// Where a part of a text stands. A text that is folded or escaped is marked as a whole where
+    /// the part is not found as it is.
     pub(super) fn place_in(self, text: &Spanned<String>, part: &Range<usize>) -> Place {
         let written = self.written(&text.referenced);
-        let quote = usize::from(written.starts_with(['\'', '"']));
-        let same = written.get(quote..).is_some_and(|rest| rest.starts_with(&text.value));
         let (Some(before), Some(of)) = (text.value.get(..part.start), text.value.get(part.clone()))
         else {
             return self.place(text);
         };
-        if !same || before.contains('\n') {
-            return self.place(text);
-        }
-        let shift = u64::try_from(quote + before.chars().count()).unwrap_or_default();
-        let (line, column) = (text.referenced.line(), text.referenced.column() + shift);
+        let quote = usize::from(written.starts_with(['\'', '"']));
+        let same = written.get(quote..).is_some_and(|rest| rest.starts_with(&text.value));
+        let at = match same {
+            true => Some(quote + part.start),
+            // The same words, the so-many-th time.
+            false if of.is_empty() => None,
+            false => written.match_indices(of).nth(before.matches(of).count()).map(|(at, _)| at),
+        };
+        let Some(ahead) = at.and_then(|at| written.get(..at)) else { return self.place(text) };
+        let last = ahead.rsplit('\n').next().unwrap_or_default();
+        let lines = u64::try_from(ahead.matches('\n').count()).unwrap_or_default();
+        let shift = u64::try_from(last.chars().count()).unwrap_or_default();
+        let column = if lines == 0 { text.referenced.column() + shift } else { shift + 1 };
+        let line = text.referenced.line() + lines;
         place(&self.0.name, &self.0.text, line, column, of.chars().count())
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,12 +26,12 @@ use super::models::Models;
 use super::routes::MOST_RULES;
 use super::routes::Routes;
 use super::rule::Rule;
-use super::source::Source;
 use super::source::Sources;
 use super::upstreams;
+use super::yaml;
 
-/// Most YAML nodes of one file, what aliases repeat included: a bomb is refused in milliseconds.
-const MOST_NODES: usize = 100_000;
+/// Longest secret in a file of its own, in bytes.
+const LONGEST_SECRET: u64 = 64 << 10;
 
 /// What a folder is resolved against.
 #[derive(Clone, Debug, Default)]
@@ -55,14 +56,14 @@ pub struct Checked {
 }
 
 impl Policy {
-    /// Loads every `*.yaml` of `folder`; a folder that does not exist, or is empty, gives OpenAI as
-    /// the only upstream and no rules.
+    /// Loads every `*.yaml` of `folder` and runs its tests; a folder that does not exist, or is
+    /// empty, gives OpenAI as the only upstream and no rules.
     ///
     /// # Errors
     /// Everything found wrong, each with its place.
     pub fn load(folder: &Path, settings: &Settings) -> Result<Self, Refused> {
         let sources = Sources::read(folder).map_err(Refused)?;
-        let checked = Self::check(&sources, settings);
+        let (checked, _) = Self::verify(&sources, settings);
         checked.policy.ok_or(Refused(checked.diagnostics))
     }
 
@@ -73,7 +74,7 @@ impl Policy {
         let parsed: Vec<_> = sources
             .policies
             .iter()
-            .filter_map(|source| Some((File(source), parse(source, &mut findings)?)))
+            .filter_map(|source| Some((File(source), yaml::read(source, &mut findings)?)))
             .collect();
         let policy = resolve(&parsed, &sources.revision(), &mut secrets, &mut findings);
         if sources.policies.is_empty() {
@@ -93,62 +94,6 @@ impl Policy {
         });
         Checked { policy, diagnostics, secret_files }
     }
-}
-
-/// Reads one file; what serde objects to is its only finding.
-fn parse(source: &Source, findings: &mut Findings) -> Option<PolicyFile> {
-    if source.text.trim().is_empty() {
-        return Some(PolicyFile::default());
-    }
-    // A file of nothing but comments is a null document.
-    match serde_saphyr::from_str_with_options::<Option<PolicyFile>>(&source.text, options()) {
-        Ok(file) => Some(file.unwrap_or_default()),
-        Err(error) => {
-            findings.push(syntax(File(source), &error));
-            None
-        }
-    }
-}
-
-pub(super) fn options() -> serde_saphyr::Options {
-    serde_saphyr::options! {
-        budget: serde_saphyr::budget! {
-            max_nodes: MOST_NODES,
-            max_events: 4 * MOST_NODES,
-            max_recorded_anchor_events: 4 * MOST_NODES,
-            max_depth: 32,
-            max_documents: 1,
-        },
-        with_snippet: false,
-    }
-}
-
-/// What the YAML reader objects to, with the nearest known key.
-pub(super) fn syntax(file: File<'_>, error: &serde_saphyr::Error) -> Diagnostic {
-    let location = error.location();
-    let place = |width| location.map(|location| file.at(&location, width));
-    if let serde_saphyr::Error::SerdeUnknownField { field, expected, .. } = error.without_snippet()
-    {
-        let known = expected.join(", ");
-        let near = super::diagnostic::nearest(field, expected.iter().copied());
-        let help = near.map_or(format!("known here are {known}"), |near| {
-            format!("did you mean `{near}`? Known here are {known}")
-        });
-        let message = format!("unknown key `{field}`");
-        return Diagnostic::error(place(field.chars().count()), message).help(help);
-    }
-    if location.is_none() {
-        return Diagnostic::error(None, format!("{}: {}", file.0.name, sentence(error)));
-    }
-    Diagnostic::error(place(1), sentence(error))
-}
-
-/// The reader's message without its place, which is shown in our own way.
-fn sentence(error: &serde_saphyr::Error) -> String {
-    let text = error.without_snippet().to_string();
-    let first = text.lines().next().unwrap_or_default();
-    let first = first.split(" at line ").next().unwrap_or(first);
-    first.trim_start_matches("error: ").to_owned()
 }
 
 fn resolve(
@@ -293,18 +238,40 @@ impl Secrets<'_> {
         findings: &mut Findings,
     ) -> Option<String> {
         let name = PathBuf::from(self.expand(key, path, file, findings)?);
-        let content = fs::read_to_string(&name);
-        let digest = fingerprint(content.as_deref().unwrap_or_default().as_bytes());
-        self.read.insert(name.clone(), digest);
-        match content {
-            Ok(text) => Some(text.trim().to_owned()),
-            Err(error) => {
-                let message = format!("cannot read `{key}` {}: {error}", name.display());
-                findings.cure(file, path, message, "check the path and its permissions");
-                None
+        let refuse = |why: &str, findings: &mut Findings| {
+            // The path as it is written: what stands for a variable may be a secret.
+            let message = format!("cannot read `{key}` {}: {why}", path.value);
+            findings.cure(file, path, message, "check the path and its permissions");
+            None
+        };
+        let content = match read_secret(&name) {
+            Ok(content) => content,
+            // Nobody looks at it again: to read it may take forever.
+            Err(error) if error.kind() == ErrorKind::Unsupported => {
+                return refuse(&error.to_string(), findings);
             }
+            Err(error) => {
+                self.read.insert(name, fingerprint(b""));
+                return refuse(&error.to_string(), findings);
+            }
+        };
+        self.read.insert(name, fingerprint(&content));
+        match String::from_utf8(content) {
+            Ok(text) => Some(text.trim().to_owned()),
+            Err(_) => refuse("it is not UTF-8", findings),
         }
     }
+}
+
+/// A short regular file: others, such as a pipe or a device, may never end.
+fn read_secret(path: &Path) -> std::io::Result<Vec<u8>> {
+    // Asked before it is opened: to open a pipe waits for its writer.
+    let about = fs::metadata(path)?;
+    if !about.is_file() || about.len() > LONGEST_SECRET {
+        let message = "it is no regular file of at most 64 KiB";
+        return Err(std::io::Error::new(ErrorKind::Unsupported, message));
+    }
+    fs::read(path)
 }
 
 /// What a secret's content is told by; never shown.

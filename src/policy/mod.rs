@@ -2,6 +2,7 @@
 //!
 //! The whole folder is one [`Policy`]; a request takes one snapshot and keeps it to its end.
 
+mod cases;
 mod choose;
 mod clauses;
 mod diagnostic;
@@ -15,11 +16,13 @@ mod models;
 mod reload;
 mod routes;
 mod rule;
+mod scenario;
 mod source;
 mod sticky;
 pub mod units;
 mod upstreams;
 mod watch;
+mod yaml;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -33,6 +36,8 @@ use crate::metering::catalogue::Catalogue;
 use crate::metering::catalogue::Model;
 use crate::metering::tokens::Encoding;
 
+pub use cases::CaseResult;
+pub use cases::Tested;
 pub use choose::Candidate;
 pub use choose::Refusal;
 pub use choose::Route;
@@ -50,6 +55,7 @@ pub use facts::Live;
 pub use facts::ModelState;
 pub use facts::NO_SHUTDOWN;
 pub use file::OnDisconnect;
+pub use file::schema;
 pub use load::Checked;
 pub use load::Settings;
 pub(crate) use load::expand;
@@ -59,6 +65,11 @@ pub use reload::Reloader;
 pub use reload::Seen;
 pub use rule::Rule;
 pub use rule::Target;
+pub use scenario::Assumed;
+pub use scenario::AssumedKey;
+pub use scenario::Scenario;
+pub use scenario::endpoint_named;
+pub use scenario::headers;
 pub use source::Sources;
 pub use watch::watch;
 

@@ -60,6 +60,7 @@ impl<'a> Routes<'a> {
         let fallback = self.fallback(entry, action.as_ref(), file, findings);
         let attempts = attempts(entry, file, findings);
         let set = fields(entry, file, findings);
+        let deadline = findings.duration("deadline", &entry.deadline, file);
         let when = match when {
             None => None,
             Some(compiled) => Some(compiled?),
@@ -72,7 +73,7 @@ impl<'a> Routes<'a> {
             name: rule_name,
             header: header?,
             attempts: attempts?,
-            deadline: entry.deadline.map(|deadline| deadline.0),
+            deadline,
             set: set?,
             on_disconnect: entry.on_disconnect,
             when,

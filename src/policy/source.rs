@@ -35,6 +35,13 @@ pub(super) struct Source {
     pub(super) text: String,
 }
 
+impl Source {
+    /// What is wrong with a file that is too large.
+    pub(super) fn too_large(&self) -> Option<Diagnostic> {
+        (self.text.len() as u64 > LARGEST_FILE).then(|| too_large(&self.name))
+    }
+}
+
 impl Sources {
     /// Reads a folder. A folder that does not exist is an empty one.
     ///
@@ -102,7 +109,7 @@ fn read_all(folder: &Path, found: &mut Vec<Diagnostic>) -> Vec<Source> {
     for path in paths {
         match read(&path) {
             Ok(text) => sources.push(Source { name: path.display().to_string(), text }),
-            Err(diagnostic) => found.push(diagnostic),
+            Err(diagnostic) => found.push(*diagnostic),
         }
     }
     sources
@@ -123,22 +130,25 @@ fn yaml_files(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn read(path: &Path) -> Result<String, Diagnostic> {
-    let file = fs::File::open(path).map_err(|error| unreadable(path, &error))?;
+fn read(path: &Path) -> Result<String, Box<Diagnostic>> {
+    let file = fs::File::open(path).map_err(|error| Box::new(unreadable(path, &error)))?;
     let mut bytes = Vec::new();
     file.take(LARGEST_FILE + 1)
         .read_to_end(&mut bytes)
-        .map_err(|error| unreadable(path, &error))?;
+        .map_err(|error| Box::new(unreadable(path, &error)))?;
     if bytes.len() as u64 > LARGEST_FILE {
-        let message =
-            format!("{} is larger than 1 MiB, the limit of a policy file", path.display());
-        return Err(Diagnostic::error(None, message).help("split it into several files"));
+        return Err(Box::new(too_large(&path.display().to_string())));
     }
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         let message = format!("{} is not UTF-8 at byte {at}", path.display());
-        Diagnostic::error(None, message).help("save it as UTF-8")
+        Box::new(Diagnostic::error(None, message).help("save it as UTF-8"))
     })
+}
+
+fn too_large(name: &str) -> Diagnostic {
+    let message = format!("{name} is larger than 1 MiB, the limit of a policy file");
+    Diagnostic::error(None, message).help("split it into several files")
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> Diagnostic {

@@ -20,6 +20,19 @@ pub struct Size(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PerMinute(pub u64);
 
+/// A point in time, in whole seconds since 1970 (UTC).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment(pub u64);
+
+impl Moment {
+    /// Reads RFC 3339, such as `2026-11-23T13:21:09Z` or `2026-11-23T15:21:09.5+02:00`; `None` for
+    /// anything else, and for what is before 1970.
+    pub fn parse(text: &str) -> Option<Self> {
+        let time = chrono::DateTime::parse_from_rfc3339(text).ok()?;
+        u64::try_from(time.timestamp()).ok().map(Self)
+    }
+}
+
 impl PerMinute {
     /// Reads `600/min` (also `/m`, `/minute`); `None` for anything else and for 0.
     pub fn parse(text: &str) -> Option<Self> {
@@ -98,6 +111,15 @@ impl<'de> Deserialize<'de> for Seconds {
     }
 }
 
+impl<'de> Deserialize<'de> for Moment {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(input)?;
+        Self::parse(&text).ok_or_else(|| {
+            D::Error::custom(format!("`{text}` is no time; write it as 2026-11-23T13:21:09Z"))
+        })
+    }
+}
+
 impl<'de> Deserialize<'de> for PerMinute {
     fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
         let text = input.deserialize_any(Scalar("a rate such as 600/min"))?;
@@ -139,6 +161,32 @@ mod tests {
         assert_eq!(PerMinute::parse("1_000_000 / m"), Some(PerMinute(1_000_000)));
         for wrong in ["600", "0/min", "-1/min", "600/s", "/min", "1.5/min"] {
             assert_eq!(PerMinute::parse(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn times_are_read_as_rfc_3339_has_them() {
+        // Worked out with `date -u -d 2026-11-23T13:21:09Z +%s`.
+        for text in [
+            "2026-11-23T13:21:09Z",
+            "2026-11-23t13:21:09.999z",
+            "2026-11-23 15:21:09+02:00",
+            "2026-11-23T08:51:09-04:30",
+        ] {
+            assert_eq!(Moment::parse(text), Some(Moment(1_795_440_069)), "{text}");
+        }
+        for wrong in [
+            "",
+            "2026-11-23",
+            "2026-11-23T13:21:09",
+            "2026-13-23T13:21:09Z",
+            "2026-11-23T24:00:00Z",
+            "2026-11-23T13:21:09.Z",
+            "2026-11-23T1:21:09Z",
+            "1969-12-31T23:59:59Z",
+            "2026-11-23T13:21:09+2",
+        ] {
+            assert_eq!(Moment::parse(wrong), None, "{wrong}");
         }
     }
 

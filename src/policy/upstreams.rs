@@ -55,22 +55,31 @@ pub(super) fn upstream(
 ) -> Option<Upstream> {
     let base_url = secrets.expand("base_url", &entry.base_url, file, findings);
     let key = api_key(entry, file, secrets, findings);
-    let base_url = parse_base_url(&base_url?)
+    let base_url = parse_base_url(&base_url?, &entry.base_url.value)
         .map_err(|(message, help)| findings.cure(file, &entry.base_url, message, help))
         .ok()?;
     let defaults = Timeouts::default();
+    let given = &entry.timeouts;
+    let timeouts = Timeouts {
+        connect: findings.duration("connect", &given.connect, file).unwrap_or(defaults.connect),
+        first_byte: findings
+            .duration("first_byte", &given.first_byte, file)
+            .unwrap_or(defaults.first_byte),
+        idle: findings.duration("idle", &given.idle, file).unwrap_or(defaults.idle),
+    };
+    let max_in_flight = entry.max_in_flight.as_ref();
+    if let Some(none) = max_in_flight.filter(|most| most.value == 0) {
+        let message = "`max_in_flight` 0 lets no call through".to_owned();
+        findings.cure(file, none, message, "write 1 or more, or leave it out");
+    }
     let mut upstream = Upstream {
         name: name.to_owned(),
         identity: Arc::from(""),
         base_url,
         authorization: bearer(&key?),
         ca_file: entry.ca_file.clone(),
-        timeouts: Timeouts {
-            connect: entry.timeouts.connect.map_or(defaults.connect, |given| given.0),
-            first_byte: entry.timeouts.first_byte.map_or(defaults.first_byte, |given| given.0),
-            idle: entry.timeouts.idle.map_or(defaults.idle, |given| given.0),
-        },
-        max_in_flight: entry.max_in_flight.unwrap_or(DEFAULT_MAX_IN_FLIGHT),
+        timeouts,
+        max_in_flight: max_in_flight.map_or(DEFAULT_MAX_IN_FLIGHT, |most| most.value),
     };
     settle(&mut upstream, secrets.settings);
     Some(upstream)
@@ -113,17 +122,20 @@ fn bearer(key: &str) -> Option<HeaderValue> {
     (!key.is_empty()).then_some(value)
 }
 
-fn parse_base_url(text: &str) -> Result<Uri, (String, &'static str)> {
+/// Reads `text`, what `written` stands for once its variables are replaced. Their values are not
+/// shown: they may be secrets.
+fn parse_base_url(text: &str, written: &str) -> Result<Uri, (String, &'static str)> {
     let cure = "write it as https://host[:port]/v1";
-    let uri: Uri = text.parse().map_err(|error| (format!("base_url `{text}`: {error}"), cure))?;
+    let uri: Uri =
+        text.parse().map_err(|error| (format!("base_url `{written}`: {error}"), cure))?;
     if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.authority().is_none() {
-        return Err((format!("base_url `{text}` has no http or https host"), cure));
+        return Err((format!("base_url `{written}` has no http or https host"), cure));
     }
     if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
         return Err(("base_url holds a user name or password".to_owned(), "use `api_key` instead"));
     }
     if uri.query().is_some() {
-        return Err((format!("base_url `{text}` has a query"), cure));
+        return Err((format!("base_url `{written}` has a query"), cure));
     }
     Ok(uri)
 }

@@ -12,6 +12,7 @@ mod http2;
 mod ledger;
 mod map;
 mod passthrough;
+mod policies;
 mod pressure;
 mod process;
 mod reload;
