@@ -156,7 +156,7 @@ impl Reloader {
             let cure = "write the files again; to let everything pass, keep a file without rules";
             return Err((revision, vec![Diagnostic::error(None, message).help(cure)]));
         }
-        let checked = Policy::check(&sources, &self.settings);
+        let (checked, _) = Policy::verify(&sources, &self.settings);
         // Also what could not be read: the refusal ends when it can.
         self.judged.secrets = checked.secret_files;
         let Some(policy) = checked.policy else { return Err((revision, checked.diagnostics)) };
