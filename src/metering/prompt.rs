@@ -91,7 +91,7 @@ impl Estimate {
         if seen_bytes > WHOLE_BYTES as u64 {
             return bytes.saturating_mul(seen_tokens) / seen_bytes;
         }
-        let tokens = if text.is_empty() { 0 } else { self.encoding.count(text) };
+        let tokens = if text.is_empty() { 0 } else { self.encoding.estimate(text) };
         self.seen.set((seen_bytes + bytes, seen_tokens + tokens));
         tokens
     }
