@@ -11,5 +11,5 @@ pub mod response;
 mod scan;
 mod splice;
 pub mod stream;
-mod unescape;
+pub(crate) mod unescape;
 pub mod usage;
