@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::config::ConfigError;
 use crate::config::Environment;
 use crate::config::LogFormat;
+use crate::metering::tokens;
 use crate::policy::LoadError;
 use crate::policy::Policy;
 use crate::policy::PolicyHandle;
@@ -92,6 +93,7 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
     tasks.push(("chores", Box::pin(chores(upstreams, policy, Arc::clone(&metrics)))));
     make_room_for_socket(&config.upgrade_socket)?;
     let settings = server_settings(&config, arguments.upgrade);
+    warm_tokenizer()?;
     tracing::info!(listen = %config.listen, control = %config.control.listen, simulate = arguments.simulate, "starting");
     server::run(&settings, gateway, &metrics, &readiness, tasks, move || log.flush())?;
     Ok(())
@@ -120,6 +122,14 @@ pub fn simulate(arguments: &cli::Simulate) -> Result<(), AppError> {
             .await
             .map_err(|error| AppError::Other(error.to_string()))
     })
+}
+
+/// Loads the vocabularies beside the start: the first call that is counted need not wait for them.
+fn warm_tokenizer() -> Result<(), AppError> {
+    let thread = std::thread::Builder::new().name("warm tokenizer".to_owned());
+    let started =
+        thread.spawn(tokens::warm).map_err(|error| AppError::Other(format!("no thread: {error}")));
+    started.map(drop)
 }
 
 fn start_log(config: &Config) -> Result<log::LogGuard, AppError> {

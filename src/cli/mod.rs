@@ -1,5 +1,7 @@
 //! The command line.
 
+mod tokens;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -26,6 +28,8 @@ enum Command {
     Serve(Serve),
     /// Runs the stand-in for OpenAI alone.
     Simulate(Simulate),
+    /// Counts a request's or a text's tokens, and what it costs to send them.
+    Tokens(tokens::Tokens),
 }
 
 /// How the gateway is started.
@@ -62,6 +66,7 @@ pub fn run() -> ExitCode {
     let done = match command {
         Command::Serve(arguments) => app::serve(&arguments, json),
         Command::Simulate(arguments) => app::simulate(&arguments),
+        Command::Tokens(arguments) => tokens::run(&arguments, json),
     };
     let Err(error) = done else { return ExitCode::SUCCESS };
     if json {

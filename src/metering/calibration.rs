@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::metering::json::Fields;
 use crate::metering::lazy::LazyPrompt;
 use crate::metering::parts::PromptCount;
 use crate::metering::tokens::Encoding;
@@ -22,8 +23,12 @@ struct Pair<'a> {
 
 impl Pair<'_> {
     fn count(&self) -> PromptCount {
-        let body = self.request.get().as_bytes();
-        LazyPrompt::new(Encoding::of(&self.model), &self.model, body).count()
+        let asked = Fields::of(self.request).unwrap().text("model");
+        // The model that answered, as names without a date have moved on since. Completions answer
+        // under names from the engine room, `davinci:2023-07-21-v2`.
+        let answered = Some(self.model.as_str()).filter(|model| !model.contains(':'));
+        let model = answered.or(asked.as_deref()).unwrap();
+        LazyPrompt::new(Encoding::of(model), model, self.request.get().as_bytes()).count()
     }
 }
 
@@ -35,7 +40,14 @@ fn print_all() {
         let count = pair.count();
         println!(
             "{}\t{}\t{}\t{}\t{}\t{:?}\t{:?}\t{}",
-            pair.category, pair.predictable, pair.model, pair.prompt_tokens, count.tokens, count.parts, count.flags, pair.source
+            pair.category,
+            pair.predictable,
+            pair.model,
+            pair.prompt_tokens,
+            count.tokens,
+            count.parts,
+            count.flags,
+            pair.source
         );
     }
 }

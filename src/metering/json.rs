@@ -166,7 +166,10 @@ mod tests {
     #[test]
     fn lone_surrogates_are_read_as_a_character_that_stands_for_none() {
         let fields = Fields::of(raw(r#"{"\ud800":1,"a":"x\udc00y"}"#)).unwrap();
-        assert_eq!(fields.text("a").unwrap().trim_matches(['x', 'y']).chars().next(), Some('\u{FFFD}'));
+        assert_eq!(
+            fields.text("a").unwrap().trim_matches(['x', 'y']).chars().next(),
+            Some('\u{FFFD}')
+        );
         assert_eq!(fields.iter().count(), 2);
     }
 

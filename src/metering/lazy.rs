@@ -210,7 +210,8 @@ impl<'a> LazyPrompt<'a> {
 
     /// Whether the next leaf can be counted at once: rendered ones by themselves, then all texts.
     fn is_short(&self, progress: &Progress) -> bool {
-        let rendered = self.outline().leaves.get(progress.next).filter(|leaf| leaf.words.is_rendered());
+        let rendered =
+            self.outline().leaves.get(progress.next).filter(|leaf| leaf.words.is_rendered());
         rendered.map_or(progress.rest.bytes, |leaf| leaf.words.raw_len()) <= INLINE_BYTES
     }
 
@@ -259,7 +260,8 @@ impl<'a> LazyPrompt<'a> {
         self.note(Effort::Sampled);
         let progress = self.progress();
         let rest = self.outline().leaves.get(progress.next..).unwrap_or_default();
-        let raws: Vec<&str> = rest.iter().flat_map(|leaf| leaf.words.raws()).map(|raw| raw.get()).collect();
+        let raws: Vec<&str> =
+            rest.iter().flat_map(|leaf| leaf.words.raws()).map(|raw| raw.get()).collect();
         let sampled = progress.tokens.saturating_add(sample(self.encoding, &raws));
         self.sample.set(Some(sampled));
         sampled
@@ -287,7 +289,8 @@ impl Bounds {
             let escaped = memchr::memchr(b'\\', raw.get().as_bytes()).is_some();
             shortest += if escaped { inner.div_ceil(LONGEST_ESCAPE) } else { inner };
             // A lone surrogate, 6 bytes, is read as 9.
-            let longest = if escaped && has_surrogate(raw.get()) { 2 * bytes } else { raw.get().len() };
+            let longest =
+                if escaped && has_surrogate(raw.get()) { 2 * bytes } else { raw.get().len() };
             bounds.most += longest as u64;
         }
         bounds.least = shortest.div_ceil(LONGEST_TOKEN_BYTES) as u64;

@@ -30,10 +30,16 @@ const TOOL_RESULT_TOKENS: u64 = 2;
 /// What frames one tool call of a message, and each of several.
 const ONE_CALL_TOKENS: u64 = 3;
 const PARALLEL_CALL_TOKENS: u64 = 11;
-/// What frames a response's function call and its output.
-const CALL_ITEM_TOKENS: u64 = 6;
-const OUTPUT_ITEM_TOKENS: u64 = 5;
-const REASONING_OUTPUT_ITEM_TOKENS: u64 = 10;
+/// What frames each call of gpt-5 and later, beyond [`ONE_CALL_TOKENS`] for the message.
+const GPT_5_CALL_TOKENS: u64 = 7;
+/// What a channel adds to an answer of gpt-5 and later.
+const CHANNEL_TOKENS: u64 = 2;
+/// What frames a response's function call with its output; with models that reason.
+const CALL_ITEM_TOKENS: (u64, u64) = (6, 10);
+const OUTPUT_ITEM_TOKENS: (u64, u64) = (5, 10);
+/// What frames the name of a function that has to be called: in chats, and in responses.
+const FORCED_TOKENS: Option<u64> = Some(4);
+const FORCED_RESPONSE_TOKENS: u64 = 7;
 
 /// A request, as far as its tokens go.
 #[derive(Default)]
@@ -70,7 +76,9 @@ impl<'a> Words<'a> {
     pub(super) fn text(&self) -> Cow<'a, str> {
         match self {
             Self::One(raw) => text(raw).unwrap_or_default(),
-            Self::Several(raws) => raws.iter().filter_map(|raw| text(raw)).collect::<String>().into(),
+            Self::Several(raws) => {
+                raws.iter().filter_map(|raw| text(raw)).collect::<String>().into()
+            }
             Self::Named(raw) => format!(":{}", text(raw).unwrap_or_default()).into(),
             Self::Tools(raw) => tools::render(raw).unwrap_or_default().into(),
             Self::Schema(raw) => tools::schema(raw).into(),
@@ -158,6 +166,8 @@ impl<'a> Walk<'a> {
             } else {
                 self.response(body);
             }
+        } else if body.object("prompt").is_some() {
+            self.response(body);
         } else {
             self.plain(body.get("prompt"));
         }
@@ -182,19 +192,19 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn prime(&mut self) {
-        self.fix(if self.family.reasons { 2 } else { 3 });
-    }
-
     fn chat(&mut self, messages: &'a RawValue, body: &Fields<'a>) {
-        self.prime();
+        self.fix(self.family.priming);
         each(messages, |message| {
             if let Some(message) = Fields::of(message) {
                 self.message(&message);
             }
         });
-        let frame = if self.has_system { 5 } else { 9 } + if self.family.gpt_5 { 81 } else { 0 };
-        self.tools(body, frame);
+        let frame = match (self.family.gpt_5, self.has_system) {
+            (true, _) => 90,
+            (false, true) => 5,
+            (false, false) => 9,
+        };
+        self.tools(body, frame, FORCED_TOKENS);
         if let Some(format) = body.object("response_format") {
             self.schema(format.object("json_schema"), 19);
         }
@@ -207,14 +217,22 @@ impl<'a> Walk<'a> {
         let role = message.text("role").unwrap_or_default();
         self.has_system |= matches!(&*role, "system" | "developer");
         self.fix(self.family.message);
-        self.content(message.get("content"));
+        let content = message.get("content");
+        self.content(content);
+        if self.family.gpt_5 && role == "assistant" && content.is_some() {
+            self.fix(CHANNEL_TOKENS);
+        }
         self.string(message.get("refusal"));
         if matches!(&*role, "tool" | "function") {
             self.fix(TOOL_RESULT_TOKENS);
             let name = self.called(message.text("tool_call_id"));
             return self.string(name.or_else(|| message.get("name")));
         }
-        if let Some(name) = message.get("name").filter(|raw| is_text(raw)) {
+        let name = message.get("name").filter(|raw| is_text(raw));
+        if let Some(name) = name.filter(|_| self.family.name_replaces_role) {
+            return self.string(Some(name));
+        }
+        if let Some(name) = name {
             self.leaf(Part::Messages, Words::Named(name));
         }
         if is_one_token(&role) {
@@ -233,11 +251,18 @@ impl<'a> Walk<'a> {
         let mut count = 0;
         each(calls, |call| {
             let Some(call) = Fields::of(call) else { return };
-            let Some(function) = call.object("function").or_else(|| call.object("custom")) else { return };
+            let Some(function) = call.object("function").or_else(|| call.object("custom")) else {
+                return;
+            };
             count += 1;
             self.call(call.text("id"), &function);
         });
-        self.fix(if count == 1 { ONE_CALL_TOKENS } else { PARALLEL_CALL_TOKENS * count });
+        self.fix(match count {
+            0 => 0,
+            _ if self.family.gpt_5 => ONE_CALL_TOKENS + GPT_5_CALL_TOKENS * count,
+            1 => ONE_CALL_TOKENS,
+            _ => PARALLEL_CALL_TOKENS * count,
+        });
     }
 
     /// The name and the arguments of a call.
@@ -298,7 +323,8 @@ impl<'a> Walk<'a> {
         let detail = part.text("detail").or_else(|| nested.as_ref()?.text("detail"));
         let low = rule.low().filter(|_| detail.as_deref() == Some("low"));
         let tokens = low.unwrap_or_else(|| {
-            let url = nested.as_ref().map_or_else(|| part.get("image_url"), |image| image.get("url"));
+            let url =
+                nested.as_ref().map_or_else(|| part.get("image_url"), |image| image.get("url"));
             let size = url.and_then(|url| images::size_of(url.get()));
             if size.is_none() {
                 self.flag(Flag::UnknownImageSize);
@@ -309,7 +335,7 @@ impl<'a> Walk<'a> {
     }
 
     fn response(&mut self, body: &Fields<'a>) {
-        self.prime();
+        self.fix(self.family.priming);
         if let Some(instructions) = body.get("instructions").filter(|raw| is_text(raw)) {
             self.fix(self.family.message + INSTRUCTIONS_TOKENS);
             self.string(Some(instructions));
@@ -326,12 +352,17 @@ impl<'a> Walk<'a> {
             }),
             None => {}
         }
-        self.tools(body, if self.family.reasons { 8 } else { 2 });
+        let reasons = self.family.reasons;
+        let forced = (!reasons).then_some(FORCED_RESPONSE_TOKENS);
+        let has_tools = self.tools(body, self.family.either((2, 8)), forced);
         if let Some(format) = body.object("text") {
-            let format = format.object("format");
-            self.schema(format, if self.family.reasons { 0 } else { 11 });
+            let frame = if has_tools { (19, 8) } else { (11, 0) };
+            self.schema(format.object("format"), self.family.either(frame));
         }
-        if ["previous_response_id", "conversation", "prompt"].iter().any(|key| body.get(key).is_some()) {
+        if ["previous_response_id", "conversation", "prompt"]
+            .iter()
+            .any(|key| body.get(key).is_some())
+        {
             self.flag(Flag::StoredState);
         }
     }
@@ -340,27 +371,32 @@ impl<'a> Walk<'a> {
         match item.text("type").as_deref() {
             None | Some("message") => self.message(item),
             Some("function_call") => {
-                self.fix(CALL_ITEM_TOKENS);
+                self.fix(self.family.either(CALL_ITEM_TOKENS));
                 self.call(item.text("call_id"), item);
             }
             Some("function_call_output") => {
-                let reasons = self.family.reasons;
-                self.fix(if reasons { REASONING_OUTPUT_ITEM_TOKENS } else { OUTPUT_ITEM_TOKENS });
+                self.fix(self.family.either(OUTPUT_ITEM_TOKENS));
                 let name = self.called(item.text("call_id"));
                 self.string(name);
                 self.content(item.get("output"));
             }
             Some("reasoning") => self.flag(Flag::EncryptedReasoning),
             Some("item_reference") => self.flag(Flag::StoredState),
-            Some(kind) if kind.ends_with("_call") || kind.ends_with("_call_output") || kind.starts_with("mcp_") => {
+            Some(kind)
+                if kind.ends_with("_call")
+                    || kind.ends_with("_call_output")
+                    || kind.starts_with("mcp_") =>
+            {
                 self.flag(Flag::HostedTools);
             }
             Some(_) => self.flag(Flag::UnknownItems),
         }
     }
 
-    fn tools(&mut self, body: &Fields<'a>, frame: u64) {
-        let Some(tools) = body.get("tools").or_else(|| body.get("functions")) else { return };
+    /// The functions that may be called; whether there are any. `forced` frames the name of one
+    /// that has to be.
+    fn tools(&mut self, body: &Fields<'a>, frame: u64, forced: Option<u64>) -> bool {
+        let Some(tools) = body.get("tools").or_else(|| body.get("functions")) else { return false };
         let mut functions = 0_u64;
         each(tools, |tool| {
             let Some(tool) = Fields::of(tool) else { return };
@@ -371,19 +407,24 @@ impl<'a> Walk<'a> {
             }
         });
         if functions == 0 {
-            return;
+            return false;
         }
         self.out.fixed.add(Part::Tools, frame);
         self.leaf(Part::Tools, Words::Tools(tools));
-        self.forced(body.object("tool_choice"));
+        if let Some(frame) = forced {
+            self.forced(body.object("tool_choice"), frame);
+        }
+        true
     }
 
     /// `tool_choice` that names one tool.
-    fn forced(&mut self, choice: Option<Fields<'a>>) {
+    fn forced(&mut self, choice: Option<Fields<'a>>, frame: u64) {
         let Some(choice) = choice else { return };
         let nested = choice.object("function");
-        if let Some(name) = nested.as_ref().unwrap_or(&choice).get("name").filter(|raw| is_text(raw)) {
-            self.out.fixed.add(Part::Tools, 4);
+        if let Some(name) =
+            nested.as_ref().unwrap_or(&choice).get("name").filter(|raw| is_text(raw))
+        {
+            self.out.fixed.add(Part::Tools, frame);
             self.leaf(Part::Tools, Words::One(name));
         }
     }

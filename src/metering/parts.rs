@@ -116,7 +116,9 @@ impl Flag {
     /// What it means for the count, in a sentence.
     pub fn meaning(self) -> &'static str {
         match self {
-            Self::UnknownImageSize => "an image whose size is not in the request counts as 1024 x 1024",
+            Self::UnknownImageSize => {
+                "an image whose size is not in the request counts as 1024 x 1024"
+            }
             Self::Files => "files are not counted",
             Self::Audio => "audio is not counted",
             Self::HostedTools => "what tools of the provider's own add is not counted",

@@ -14,18 +14,20 @@ use crate::metering::json::text;
 /// Deepest nesting of a schema that is rendered.
 const DEEPEST: usize = 32;
 
+/// Most bytes that references may add to a schema, so that a few which name each other do not
+/// become millions.
+const MOST_REFERRED: usize = 64 * 1024;
+
 /// Renders the function tools of a request; None when there are none.
 pub(super) fn render(tools: &RawValue) -> Option<String> {
-    let mut functions = String::new();
+    let mut out = String::from("namespace functions {\n\n");
+    let start = out.len();
     each(tools, |tool| {
         if let Some(tool) = Fields::of(tool) {
-            function(&mut functions, &tool);
+            function(&mut out, &tool);
         }
     });
-    if functions.is_empty() {
-        return None;
-    }
-    Some(format!("namespace functions {{\n\n{functions}}} // namespace functions"))
+    (out.len() > start).then(|| out + "} // namespace functions")
 }
 
 /// One tool: nested under `function` in chats, flat in responses.
@@ -36,14 +38,15 @@ fn function(out: &mut String, tool: &Fields<'_>) -> Option<()> {
     comment(out, "", function.text("description").as_deref());
     out.push_str("type ");
     out.push_str(&name);
-    let parameters = function.object("parameters").filter(has_properties);
-    match parameters {
-        Some(schema) => {
+    match function.get("parameters").and_then(|raw| Some((raw, Fields::of(raw)?))) {
+        Some((raw, schema)) if has_properties(&schema) => {
             out.push_str(" = (_: ");
-            object(out, &schema, "", 0);
+            comment(out, "", schema.text("description").as_deref());
+            let most = out.len() + MOST_REFERRED + raw.get().len();
+            Types { out, definitions: Definitions::of(&schema), most }.object(&schema, "", 0);
             out.push_str(") => any;\n\n");
         }
-        None => out.push_str(" = () => any;\n\n"),
+        _ => out.push_str(" = () => any;\n\n"),
     }
     Some(())
 }
@@ -61,43 +64,102 @@ fn comment(out: &mut String, indent: &str, lines: Option<&str>) {
     }
 }
 
-/// A schema as a TypeScript type.
-fn kind(out: &mut String, schema: &RawValue, indent: &str, depth: usize) {
-    let schema = if depth > DEEPEST { None } else { Fields::of(schema) };
-    let Some(schema) = schema else { return out.push_str("any") };
-    if let Some(options) = schema.get("enum").filter(|raw| is_array(raw)) {
-        return union(out, options, |out, option| out.push_str(option.get()));
+/// What `#/$defs/…` and `#/definitions/…` refer to.
+struct Definitions<'a>([Option<Fields<'a>>; 2]);
+
+impl<'a> Definitions<'a> {
+    const PLACES: [&'static str; 2] = ["$defs", "definitions"];
+
+    fn of(schema: &Fields<'a>) -> Self {
+        Self(Self::PLACES.map(|place| schema.object(place)))
     }
-    for several in ["anyOf", "oneOf"] {
-        if let Some(options) = schema.get(several).filter(|raw| is_array(raw)) {
-            return union(out, options, |out, option| kind(out, option, indent, depth + 1));
-        }
-    }
-    let Some(name) = schema.get("type") else { return out.push_str("any") };
-    if is_array(name) {
-        return union(out, name, |out, name| out.push_str(plain(&text(name).unwrap_or_default())));
-    }
-    match text(name).as_deref() {
-        Some("object") => object(out, &schema, indent, depth),
-        Some("array") => {
-            match schema.get("items") {
-                Some(items) => kind(out, items, indent, depth + 1),
-                None => out.push_str("any"),
-            }
-            out.push_str("[]");
-        }
-        name => out.push_str(plain(name.unwrap_or_default())),
+
+    fn get(&self, reference: &str) -> Option<&'a RawValue> {
+        let (place, name) = reference.strip_prefix("#/")?.split_once('/')?;
+        let at = Self::PLACES.iter().position(|known| *known == place)?;
+        self.0.get(at)?.as_ref()?.get(name)
     }
 }
 
-fn union(out: &mut String, options: &RawValue, mut option: impl FnMut(&mut String, &RawValue)) {
-    let mut first = true;
-    each(options, |raw| {
-        if !std::mem::take(&mut first) {
-            out.push_str(" | ");
+/// Writes schemas as TypeScript types.
+struct Types<'a, 'o> {
+    out: &'o mut String,
+    definitions: Definitions<'a>,
+    /// Length of `out` from which on references stay closed.
+    most: usize,
+}
+
+impl<'a> Types<'a, '_> {
+    fn kind(&mut self, schema: &'a RawValue, indent: &str, depth: usize) {
+        let schema = if depth > DEEPEST { None } else { Fields::of(schema) };
+        let Some(schema) = schema else { return self.out.push_str("any") };
+        if let Some(options) = schema.get("enum").filter(|raw| is_array(raw)) {
+            return self.union(options, |types, option| types.out.push_str(option.get()));
         }
-        option(out, raw);
-    });
+        for several in ["anyOf", "oneOf"] {
+            if let Some(options) = schema.get(several).filter(|raw| is_array(raw)) {
+                return self.union(options, |types, option| types.kind(option, indent, depth + 1));
+            }
+        }
+        let referred = schema.text("$ref").and_then(|name| self.definitions.get(&name));
+        if let Some(referred) = referred.filter(|_| self.out.len() < self.most) {
+            return self.kind(referred, indent, depth + 1);
+        }
+        let Some(name) = schema.get("type") else { return self.out.push_str("any") };
+        if is_array(name) {
+            return self.union(name, |types, name| {
+                types.out.push_str(plain(&text(name).unwrap_or_default()));
+            });
+        }
+        match text(name).as_deref() {
+            Some("object") => self.object(&schema, indent, depth),
+            Some("array") => {
+                match schema.get("items") {
+                    Some(items) => self.kind(items, indent, depth + 1),
+                    None => self.out.push_str("any"),
+                }
+                self.out.push_str("[]");
+            }
+            name => self.out.push_str(plain(name.unwrap_or_default())),
+        }
+    }
+
+    fn union(&mut self, options: &'a RawValue, mut option: impl FnMut(&mut Self, &'a RawValue)) {
+        let mut first = true;
+        each(options, |raw| {
+            if !std::mem::take(&mut first) {
+                self.out.push_str(" | ");
+            }
+            option(self, raw);
+        });
+    }
+
+    fn object(&mut self, schema: &Fields<'a>, indent: &str, depth: usize) {
+        let Some(fields) = schema.object("properties") else { return self.out.push_str("object") };
+        let mut required = HashSet::new();
+        if let Some(names) = schema.get("required") {
+            each(names, |name| required.extend(text(name)));
+        }
+        self.out.push_str("{\n");
+        for (name, field) in fields.iter() {
+            let shown = Fields::of(field).unwrap_or_default();
+            title(self.out, indent, &shown);
+            comment(self.out, indent, shown.text("description").as_deref());
+            let colon = if required.contains(name) { ": " } else { "?: " };
+            for part in [indent, name, colon] {
+                self.out.push_str(part);
+            }
+            self.kind(field, &format!("{indent}    "), depth + 1);
+            self.out.push(',');
+            if let Some(default) = shown.get("default") {
+                self.out.push_str(" // default: ");
+                self.out.push_str(&text(default).unwrap_or(default.get().into()));
+            }
+            self.out.push('\n');
+        }
+        self.out.push_str(indent);
+        self.out.push('}');
+    }
 }
 
 fn plain(name: &str) -> &str {
@@ -106,32 +168,6 @@ fn plain(name: &str) -> &str {
         "string" | "number" | "boolean" | "null" => name,
         _ => "any",
     }
-}
-
-fn object(out: &mut String, schema: &Fields<'_>, indent: &str, depth: usize) {
-    let Some(fields) = schema.object("properties") else { return out.push_str("object") };
-    let mut required = HashSet::new();
-    if let Some(names) = schema.get("required") {
-        each(names, |name| required.extend(text(name)));
-    }
-    out.push_str("{\n");
-    for (name, field) in fields.iter() {
-        let shown = Fields::of(field).unwrap_or_default();
-        title(out, indent, &shown);
-        comment(out, indent, shown.text("description").as_deref());
-        out.push_str(indent);
-        out.push_str(name);
-        out.push_str(if required.contains(name) { ": " } else { "?: " });
-        kind(out, field, &format!("{indent}    "), depth + 1);
-        out.push(',');
-        if let Some(default) = shown.get("default") {
-            out.push_str(" // default: ");
-            out.push_str(&text(default).unwrap_or(default.get().into()));
-        }
-        out.push('\n');
-    }
-    out.push_str(indent);
-    out.push('}');
 }
 
 fn title(out: &mut String, indent: &str, field: &Fields<'_>) {
@@ -237,8 +273,10 @@ type now = () => any;
 
     #[test]
     fn a_schema_loses_its_titles_but_not_a_property_of_that_name() {
-        let book = raw(r#"{"title": "Book", "additionalProperties": false, "required": ["title", 1],
-            "properties": {"title": {"title": "Title", "type": "string", "description": "\u00fc\""}}}"#);
+        let book = raw(
+            r#"{"title": "Book", "additionalProperties": false, "required": ["title", 1],
+            "properties": {"title": {"title": "Title", "type": "string", "description": "\u00fc\""}}}"#,
+        );
         let shown = r#"{"required":["title",1],"properties":{"title":{"type":"string","description":"ü\""}}}"#;
         assert_eq!(schema(book), shown);
     }
