@@ -20,24 +20,22 @@ use crate::metering::parts::Part;
 use crate::metering::tokens::Encoding;
 use crate::openai::usage::Usage;
 
-/// Whose rules apply where neither the request nor the command names a model.
-const USUAL_MODEL: &str = "gpt-6-luna";
-/// What is compared beside the models asked for.
+/// What is compared beside the models asked for; the first counts where nobody names a model.
 const COMPARED: [&str; 4] = ["gpt-6-luna", "gpt-6.1-terra", "gpt-6.1-sol", "gpt-4o-mini"];
 const COMPARED_EMBEDDINGS: [&str; 2] = ["text-embedding-3-small", "text-embedding-3-large"];
 
 /// What is counted, and for whom.
 #[derive(Debug, clap::Args)]
-pub struct Tokens {
+pub(super) struct Tokens {
     /// A request, JSON lines of requests or of fine-tuning examples, or a text; - is standard input.
     #[arg(value_name = "FILE", default_value = "-")]
-    pub file: String,
+    file: String,
     /// Counts for this model; may be given several times. Without it the request's own.
     #[arg(long, value_name = "M")]
-    pub model: Vec<String>,
+    model: Vec<String>,
     /// Counts the file as a text, whatever it looks like.
     #[arg(long)]
-    pub text: bool,
+    text: bool,
 }
 
 /// What the bytes turned out to be.
@@ -152,7 +150,10 @@ impl<'a> Input<'a> {
         }
         match Request::of(trimmed) {
             Ok(request) => return Ok(Self::One(request)),
-            Err(error) if !trimmed.contains('\n') => {
+            // One object over many lines, unless the first of them is one.
+            Err(error)
+                if trimmed.lines().next().is_none_or(|line| Request::of(line.trim()).is_err()) =>
+            {
                 return Err(fail(format!("{}: {error}", shown(file))));
             }
             Err(_) => {}
@@ -186,6 +187,8 @@ impl<'a> Input<'a> {
         let mut sum = Sum::default();
         if let Self::Text(text) = self {
             sum.tokens = encoding.count(text);
+            // What can be said of the model alone.
+            sum.flags.extend(LazyPrompt::new(encoding, model, b"").count().flags.iter());
         }
         for request in self.requests() {
             let count = LazyPrompt::new(encoding, model, request.body.as_bytes()).count();

@@ -193,3 +193,117 @@ fn jpeg(bytes: &[u8]) -> Option<Size> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn url(kind: &str, bytes: &[u8]) -> String {
+        let data = base64::engine::general_purpose::STANDARD.encode(bytes);
+        format!("\"data:image/{kind};base64,{data}\"")
+    }
+
+    fn size(width: u64, height: u64) -> Size {
+        Size { width, height }
+    }
+
+    const PNG: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\0\0\x02\x80\0\0\x01\xe0\x08\x06";
+
+    #[test]
+    fn a_size_is_read_from_the_header_of_every_format() {
+        assert_eq!(size_of(&url("png", PNG)), Some(size(640, 480)));
+        assert_eq!(size_of(&url("gif", b"GIF89a\x40\x01\xf0\0\0\0")), Some(size(320, 240)));
+        let lossy = b"RIFF\0\0\0\0WEBPVP8 \0\0\0\0\0\0\0\x9d\x01\x2a\x40\x41\xf0\x40";
+        assert_eq!(size_of(&url("webp", lossy)), Some(size(320, 240)));
+        // 319 in the low 14 bits, 239 in the next: 0x013f | 0xef << 14.
+        let lossless = b"RIFF\0\0\0\0WEBPVP8L\0\0\0\0\x2f\x3f\xc1\x3b\0";
+        assert_eq!(size_of(&url("webp", lossless)), Some(size(320, 240)));
+        let extended = b"RIFF\0\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0\x3f\x01\0\xef\0\0";
+        assert_eq!(size_of(&url("webp", extended)), Some(size(320, 240)));
+    }
+
+    #[test]
+    fn a_jpegs_size_stands_behind_its_thumbnail() {
+        let mut jpeg = b"\xff\xd8\xff\xe1\xff\xff".to_vec();
+        jpeg.resize(2 + 2 + 0xffff, 0x55);
+        // A fill byte, a table of codes, then the frame: 8 bits, 480 high, 640 wide.
+        jpeg.extend(b"\xff\xff\xc4\0\x03\0\xff\xc2\0\x11\x08\x01\xe0\x02\x80\x03");
+        assert_eq!(size_of(&url("jpeg", &jpeg)), Some(size(640, 480)));
+        // Neither the picture's own data nor the end of what is looked at is searched.
+        assert_eq!(
+            size_of(&url("jpeg", b"\xff\xd8\xff\xda\0\x04\0\0\xff\xc0\0\x11\x08\x01\xe0\x02\x80")),
+            None
+        );
+        let far = jpeg[..0x10001].repeat(5);
+        assert_eq!(size_of(&url("jpeg", &far)), None);
+    }
+
+    #[test]
+    fn slashes_may_be_escaped() {
+        let escaped = url("png", PNG).replace('/', "\\/");
+        assert_eq!(size_of(&escaped), Some(size(640, 480)));
+    }
+
+    #[test]
+    fn what_is_no_image_has_no_size() {
+        let zero = [&PNG[..16], &[0; 10]].concat();
+        for other in [
+            url("png", b"\x89PNG"),
+            url("png", &zero),
+            url("svg+xml", b"<svg width='1'/>"),
+            "\"https://example.com/a.png\"".to_owned(),
+            "\"data:image/png,abc\"".to_owned(),
+            "\"data:image/png;base64,@@@@\"".to_owned(),
+            "\"data:\"".to_owned(),
+            "\"\"".to_owned(),
+        ] {
+            assert_eq!(size_of(&other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn tiles_are_counted_after_scaling_down() {
+        let gpt_4o = Rule::of("gpt-4o-2024-08-06");
+        // 512 x 512 is one tile; 1024 x 1024 becomes 768 x 768, 2 by 2.
+        assert_eq!(gpt_4o.tokens(size(512, 512)), 85 + 170);
+        assert_eq!(gpt_4o.tokens(size(1024, 1024)), 85 + 170 * 4);
+        // 2048 x 4096 becomes 1024 x 2048, then 768 x 1536: 2 by 3.
+        assert_eq!(gpt_4o.tokens(size(2048, 4096)), 85 + 170 * 6);
+        // Nothing is enlarged: 640 x 480 is 2 by 1.
+        assert_eq!(Rule::of("gpt-4o-mini").tokens(size(640, 480)), 2833 + 5667 * 2);
+        assert_eq!(Rule::of("gpt-5").tokens(size(1, 1)), 70 + 140);
+        assert_eq!(Rule::of("o3").tokens(size(10_000, 1)), 75 + 150 * 4);
+        assert_eq!(gpt_4o.low(), Some(85));
+    }
+
+    #[test]
+    fn patches_are_counted_up_to_1536() {
+        // 640 x 480 is 20 by 15: 300 x 1.62 = 486, and one.
+        assert_eq!(Rule::of("gpt-4.1-mini").tokens(size(640, 480)), 487);
+        // 33 x 1 is 2 by 1: 2 x 2.46 = 4.92, rounded up.
+        assert_eq!(Rule::of("gpt-4.1-nano").tokens(size(33, 1)), 5 + 1);
+        assert_eq!(Rule::of("gpt-5-nano").tokens(size(9999, 9999)), 1536 * 3 / 2 + 1);
+        assert_eq!(Rule::of("gpt-5-mini").low(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..80), cut in 0..200_usize) {
+            let heads: [&[u8]; 4] = [b"\xff\xd8\xff", b"RIFF\0\0\0\0WEBPVP8", b"GIF89a", PNG];
+            for head in heads {
+                let url = url("x", &[head, &bytes].concat());
+                size_of(&url);
+                size_of(url.get(..cut).unwrap_or("\""));
+            }
+        }
+
+        #[test]
+        fn any_size_has_a_number(width in 1..MOST_SIDE, height in 1..MOST_SIDE) {
+            for model in ["gpt-4o", "gpt-4o-mini", "gpt-5-nano", "o1"] {
+                prop_assert!((1..100_000).contains(&Rule::of(model).tokens(size(width, height))));
+            }
+        }
+    }
+}
