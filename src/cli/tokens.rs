@@ -15,6 +15,7 @@ use crate::metering::catalogue::Catalogue;
 use crate::metering::cost::UsageSource;
 use crate::metering::cost::price;
 use crate::metering::lazy::LazyPrompt;
+use crate::metering::lazy::same_rules;
 use crate::metering::parts::Flag;
 use crate::metering::parts::Part;
 use crate::metering::tokens::Encoding;
@@ -71,10 +72,11 @@ struct Shape<'a> {
 }
 
 /// The tokens of the whole input for one model.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Sum {
     tokens: u64,
-    parts: BTreeMap<&'static str, u64>,
+    /// In the order of [`Part::ALL`].
+    parts: [u64; Part::ALL.len()],
     flags: Vec<Flag>,
 }
 
@@ -90,8 +92,11 @@ pub(super) fn run(arguments: &Tokens, json: bool) -> Result<(), AppError> {
     let input = if arguments.text { Input::Text(text) } else { Input::of(text, &arguments.file)? };
     let catalogue = Catalogue::builtin();
     let models = models(&input, &arguments.model);
-    let counted: Vec<(&String, Sum)> =
-        models.iter().map(|model| (model, input.count(&catalogue, model))).collect();
+    let mut counted: Vec<(&String, Sum)> = Vec::new();
+    for model in &models {
+        let sum = input.count_or_recall(&catalogue, model, &counted);
+        counted.push((model, sum));
+    }
     let report = if json {
         machine(&input, &catalogue, &counted)
     } else {
@@ -182,8 +187,16 @@ impl<'a> Input<'a> {
         }
     }
 
-    fn count(&self, catalogue: &Catalogue, model: &str) -> Sum {
+    /// Counts for a model, unless it was done for one whose counts are the same.
+    fn count_or_recall(&self, catalogue: &Catalogue, model: &str, done: &[(&String, Sum)]) -> Sum {
         let encoding = encoding(catalogue, model);
+        let alike =
+            |known: &str| self::encoding(catalogue, known) == encoding && same_rules(known, model);
+        let known = done.iter().find(|(known, _)| alike(known));
+        known.map_or_else(|| self.count(encoding, model), |(_, sum)| sum.clone())
+    }
+
+    fn count(&self, encoding: Encoding, model: &str) -> Sum {
         let mut sum = Sum::default();
         if let Self::Text(text) = self {
             sum.tokens = encoding.count(text);
@@ -193,14 +206,22 @@ impl<'a> Input<'a> {
         for request in self.requests() {
             let count = LazyPrompt::new(encoding, model, request.body.as_bytes()).count();
             sum.tokens += count.tokens;
-            for part in Part::ALL.into_iter().filter(|part| count.parts.get(*part) > 0) {
-                *sum.parts.entry(part.as_str()).or_default() += count.parts.get(part);
+            for (part, tokens) in Part::ALL.into_iter().zip(&mut sum.parts) {
+                *tokens += count.parts.get(part);
             }
             let new =
                 count.flags.iter().filter(|flag| !sum.flags.contains(flag)).collect::<Vec<_>>();
             sum.flags.extend(new);
         }
         sum
+    }
+}
+
+impl Sum {
+    /// The parts that have tokens, by name.
+    fn shown_parts(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let parts = Part::ALL.into_iter().zip(self.parts).filter(|(_, tokens)| *tokens > 0);
+        parts.map(|(part, tokens)| (part.as_str(), tokens))
     }
 }
 
@@ -258,7 +279,7 @@ fn machine(input: &Input<'_>, catalogue: &Catalogue, counted: &[(&String, Sum)])
                 "model": model,
                 "encoding": encoding_name(encoding(catalogue, model)),
                 "tokens": sum.tokens,
-                "parts": sum.parts,
+                "parts": sum.shown_parts().collect::<BTreeMap<_, _>>(),
                 "flags": sum.flags.iter().map(|flag| flag.as_str()).collect::<Vec<_>>(),
                 "input_cost_usd": cost(catalogue, model, sum.tokens),
             })
@@ -290,8 +311,8 @@ fn human(input: &Input<'_>, catalogue: &Catalogue, counted: &[(&String, Sum)]) -
     }
     row("model", &format_args!("{model} ({})", encoding_name(encoding(catalogue, model))));
     row("tokens", &sum.tokens);
-    for (part, tokens) in sum.parts.iter().filter(|_| sum.parts.len() > 1) {
-        row(&format!("  {part}"), tokens);
+    for (part, tokens) in sum.shown_parts() {
+        row(&format!("  {part}"), &tokens);
     }
     for flag in &sum.flags {
         row("flag", &format_args!("{}: {}", flag.as_str(), flag.meaning()));

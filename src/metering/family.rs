@@ -21,7 +21,7 @@ const KNOWN: [&str; 14] = [
 ];
 
 /// A family of models.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Family {
     /// Whether its rules are known.
     pub(super) known: bool,
@@ -35,6 +35,8 @@ pub(super) struct Family {
     pub(super) message: u64,
     /// The first chat model shows a name in place of the role.
     pub(super) name_replaces_role: bool,
+    /// Whether it turns text into vectors.
+    pub(super) embeds: bool,
     /// Its price of images.
     pub(super) image: Rule,
 }
@@ -55,6 +57,7 @@ impl Family {
             gpt_5,
             message: if first { 4 } else { 3 },
             name_replaces_role: first,
+            embeds: base.starts_with("text-embedding-"),
             image: Rule::of(base),
         }
     }

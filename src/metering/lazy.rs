@@ -7,6 +7,7 @@ use std::cell::OnceCell;
 use thiserror::Error;
 
 use crate::metering::cache;
+use crate::metering::family::Family;
 use crate::metering::outline::Leaf;
 use crate::metering::outline::Outline;
 use crate::metering::outline::Words;
@@ -63,6 +64,11 @@ pub enum Effort {
     Sampled,
     /// Everything was counted, whatever its length.
     Exact,
+}
+
+/// Whether two models in one encoding have the same count of any request.
+pub fn same_rules(one: &str, other: &str) -> bool {
+    Family::of(one) == Family::of(other)
 }
 
 /// How far the count is.

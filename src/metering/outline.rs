@@ -118,7 +118,6 @@ impl<'a> Words<'a> {
 /// Walks through one request.
 struct Walk<'a> {
     family: Family,
-    model: &'a str,
     out: Outline<'a>,
     /// Names of the functions called so far, by call id: their results repeat them.
     called: HashMap<Cow<'a, str>, &'a RawValue>,
@@ -128,7 +127,7 @@ struct Walk<'a> {
 
 impl<'a> Outline<'a> {
     /// Reads a request's body; empty when it is not a JSON object.
-    pub(super) fn of(model: &'a str, body: &'a [u8]) -> Self {
+    pub(super) fn of(model: &str, body: &'a [u8]) -> Self {
         let family = Family::of(model);
         let mut out = Self::default();
         if !family.known {
@@ -136,7 +135,7 @@ impl<'a> Outline<'a> {
         }
         let Some(body) = serde_json::from_slice(body).ok().and_then(Fields::of) else { return out };
         let called = HashMap::new();
-        let mut walk = Walk { family, model, out, called, has_system: false };
+        let mut walk = Walk { family, out, called, has_system: false };
         walk.body(&body);
         walk.out
     }
@@ -161,7 +160,7 @@ impl<'a> Walk<'a> {
             self.chat(messages, body);
         } else if body.get("input").is_some() || body.get("instructions").is_some() {
             let input = body.get("input");
-            if embeds(self.model, input) {
+            if self.family.embeds || is_list_of_texts(input) {
                 self.plain(input);
             } else {
                 self.response(body);
@@ -455,12 +454,10 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Whether `input` is text to embed: a list of anything but items tells, a string does not.
-fn embeds(model: &str, input: Option<&RawValue>) -> bool {
-    let Some(input) = input else { return false };
-    let first = input.get().strip_prefix('[').map(|rest| rest.trim_start().bytes().next());
-    let of_texts = first.is_some_and(|first| !matches!(first, Some(b'{' | b']')));
-    of_texts || model.starts_with("text-embedding-")
+/// Whether `input` is a list of anything but items: texts to embed.
+fn is_list_of_texts(input: Option<&RawValue>) -> bool {
+    let Some(list) = input.and_then(|input| input.get().strip_prefix('[')) else { return false };
+    !matches!(list.trim_start().as_bytes(), [b'{' | b']', ..])
 }
 
 /// Roles that every encoding has one token for.
@@ -502,8 +499,8 @@ mod tests {
     #[test]
     fn a_name_stands_behind_the_role_and_in_its_place_on_the_first_chat_model() {
         let body = r#"{"messages":[{"role":"user","name":"user","content":"Hi"}]}"#;
-        // `:user` is 2 tokens.
-        assert_eq!(tokens("gpt-4o", body), 3 + 1 + 2 + 1 + 3);
+        // `:user` is one token, `user` and `Hi` too.
+        assert_eq!(tokens("gpt-4o", body), 3 + 1 + 1 + 1 + 3);
         assert_eq!(tokens("gpt-3.5-turbo-0301", body), 4 + 1 + 1 + 3);
     }
 

@@ -17,3 +17,4 @@ mod secure;
 mod smuggling;
 mod streams;
 mod support;
+mod tokens;
