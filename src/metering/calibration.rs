@@ -139,16 +139,15 @@ fn what_a_request_does_not_tell_is_flagged_and_nothing_else_is() {
     assert_eq!(pairs.len(), 566);
     for pair in pairs {
         let count = pair.count();
-        // A stored response's first turn is predictable, and its usage is that of one.
-        let known =
-            pair.predictable || pair.category == "resp:server state" && count.flags.is_empty();
-        assert_eq!(count.flags.is_empty(), known, "{}: {:?}", pair.category, count.flags);
+        let told = count.flags.is_empty();
+        assert_eq!(told, pair.predictable, "{}: {:?}", pair.category, count.flags);
         let flag = match pair.category.as_str() {
             "chat:audio" => Flag::Audio,
             "chat:file/pdf" | "resp:file/pdf" => Flag::Files,
             "chat:image url" | "resp:image url" => Flag::UnknownImageSize,
             "chat:unknown model" => Flag::UnknownModel,
             "resp:reasoning items" => Flag::EncryptedReasoning,
+            "resp:server state" => Flag::StoredState,
             _ => continue,
         };
         assert!(count.flags.has(flag), "{}: {:?}", pair.category, count.flags);
