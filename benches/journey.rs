@@ -21,6 +21,7 @@ use weir::metering::cost::UsageSource;
 use weir::metering::cost::price;
 use weir::metering::lazy::LazyPrompt;
 use weir::metering::tokens;
+use weir::metering::tokens::Encoding;
 use weir::openai::endpoint::Endpoint;
 use weir::openai::request::Patch;
 use weir::openai::request::RequestView;
@@ -74,6 +75,18 @@ fn requests(c: &mut Criterion) {
         group.bench_with_input(BenchmarkId::new("estimate tokens", name), &body, |b, body| {
             b.iter(|| tokens::estimate_prompt("gpt-4o-mini", black_box(body)));
         });
+        // As a policy asks: the first is decided by lengths, but for the longest.
+        for limit in [100_000, 500] {
+            group.bench_with_input(
+                BenchmarkId::new(format!("over {limit} tokens"), name),
+                &body,
+                |b, body| {
+                    let prompt =
+                        || LazyPrompt::new(Encoding::O200kBase, "gpt-4o-mini", black_box(body));
+                    b.iter(|| prompt().exceeds(limit));
+                },
+            );
+        }
     }
     group.finish();
 }

@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::config::ConfigError;
 use crate::config::Environment;
 use crate::config::LogFormat;
+use crate::metering::tokens;
 use crate::policy;
 use crate::policy::Assumed;
 use crate::policy::Policy;
@@ -132,6 +133,7 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
     tasks.push(("chores", Box::pin(chores(upstreams, policy, live, Arc::clone(&metrics)))));
     make_room_for_socket(&config.upgrade_socket)?;
     let settings = server_settings(&config, arguments.upgrade);
+    warm_tokenizer()?;
     tracing::info!(listen = %config.listen, control = %config.control.listen, simulate = arguments.simulate, "starting");
     let log = Arc::new(log);
     let at_end = (recorder.clone(), Arc::clone(&log));
@@ -172,6 +174,14 @@ pub fn simulate(arguments: &cli::Simulate) -> Result<(), AppError> {
             .await
             .map_err(|error| AppError::Other(error.to_string()))
     })
+}
+
+/// Loads the vocabularies beside the start: the first call that is counted need not wait for them.
+fn warm_tokenizer() -> Result<(), AppError> {
+    let thread = std::thread::Builder::new().name("warm tokenizer".to_owned());
+    let started =
+        thread.spawn(tokens::warm).map_err(|error| AppError::Other(format!("no thread: {error}")));
+    started.map(drop)
 }
 
 fn start_log(config: &Config) -> Result<log::LogGuard, AppError> {

@@ -3,6 +3,7 @@
 mod migrate;
 mod policy;
 mod spend;
+mod tokens;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -36,6 +37,8 @@ enum Command {
     Spend(spend::Spend),
     /// Brings the store's schema up to date; `serve` does it too.
     Migrate(migrate::Migrate),
+    /// Counts a request's or a text's tokens, and what it costs to send them.
+    Tokens(tokens::Tokens),
 }
 
 /// How the gateway is started.
@@ -75,6 +78,7 @@ pub fn run() -> ExitCode {
         Command::Policy(arguments) => policy::run(arguments, json),
         Command::Spend(arguments) => spend::run(&arguments, json),
         Command::Migrate(arguments) => migrate::run(&arguments, json),
+        Command::Tokens(arguments) => tokens::run(&arguments, json),
     };
     let Err(error) = done else { return ExitCode::SUCCESS };
     if json {

@@ -1,115 +1,165 @@
 //! Function tools as the model sees them: a TypeScript namespace, after OpenAI's harmony renderer.
+//! And the schema of an answer, as JSON.
 
-use serde_json::Map;
-use serde_json::Value;
+use std::collections::HashSet;
+
+use serde_json::value::RawValue;
+
+use crate::metering::json::Fields;
+use crate::metering::json::each;
+use crate::metering::json::is_array;
+use crate::metering::json::is_text;
+use crate::metering::json::text;
 
 /// Deepest nesting of a schema that is rendered.
 const DEEPEST: usize = 32;
 
+/// Most bytes that references may add to a schema, so that a few which name each other do not
+/// become millions.
+const MOST_REFERRED: usize = 64 * 1024;
+
 /// Renders the function tools of a request; None when there are none.
-pub(super) fn render(tools: &Value) -> Option<String> {
-    let functions: Vec<String> = tools.as_array()?.iter().filter_map(function).collect();
-    if functions.is_empty() {
-        return None;
-    }
-    let functions = functions.concat();
-    Some(format!("namespace functions {{\n\n{functions}}} // namespace functions"))
-}
-
-/// A schema without `title` and `additionalProperties`, which the model is not shown.
-pub(super) fn without_titles(schema: Value, depth: usize) -> Value {
-    match schema {
-        Value::Object(fields) if depth < DEEPEST => Value::Object(
-            fields
-                .into_iter()
-                // A property may be called `title`: then it is a schema, not a text.
-                .filter(|(key, value)| key != "additionalProperties" && !is_title(key, value))
-                .map(|(key, value)| (key, without_titles(value, depth + 1)))
-                .collect(),
-        ),
-        Value::Array(items) if depth < DEEPEST => {
-            items.into_iter().map(|item| without_titles(item, depth + 1)).collect()
+pub(super) fn render(tools: &RawValue) -> Option<String> {
+    let mut out = String::from("namespace functions {\n\n");
+    let start = out.len();
+    each(tools, |tool| {
+        if let Some(tool) = Fields::of(tool) {
+            function(&mut out, &tool);
         }
-        other => other,
-    }
-}
-
-fn is_title(key: &str, value: &Value) -> bool {
-    key == "title" && value.is_string()
+    });
+    (out.len() > start).then(|| out + "} // namespace functions")
 }
 
 /// One tool: nested under `function` in chats, flat in responses.
-fn function(tool: &Value) -> Option<String> {
-    let function = tool.get("function").unwrap_or(tool);
-    let name = text(function, "name")?;
-    let mut out = String::new();
-    comment(&mut out, "", text(function, "description"));
+fn function(out: &mut String, tool: &Fields<'_>) -> Option<()> {
+    let nested = tool.object("function");
+    let function = nested.as_ref().unwrap_or(tool);
+    let name = function.text("name")?;
+    comment(out, "", function.text("description").as_deref());
     out.push_str("type ");
-    out.push_str(name);
-    match function.get("parameters").filter(|schema| has_properties(schema)) {
-        Some(schema) => {
+    out.push_str(&name);
+    match function.get("parameters").and_then(|raw| Some((raw, Fields::of(raw)?))) {
+        Some((raw, schema)) if has_properties(&schema) => {
             out.push_str(" = (_: ");
-            out.push_str(&kind(schema, "", 0));
+            comment(out, "", schema.text("description").as_deref());
+            let most = out.len() + MOST_REFERRED + raw.get().len();
+            Types { out, definitions: Definitions::of(&schema), most }.object(&schema, "", 0);
             out.push_str(") => any;\n\n");
         }
-        None => out.push_str(" = () => any;\n\n"),
+        _ => out.push_str(" = () => any;\n\n"),
     }
-    Some(out)
+    Some(())
 }
 
-fn has_properties(schema: &Value) -> bool {
-    properties(schema).is_some_and(|fields| !fields.is_empty())
-}
-
-fn properties(schema: &Value) -> Option<&Map<String, Value>> {
-    schema.get("properties")?.as_object()
-}
-
-fn text<'a>(value: &'a Value, key: &str) -> Option<&'a str> {
-    value.get(key)?.as_str()
+fn has_properties(schema: &Fields<'_>) -> bool {
+    schema.object("properties").is_some_and(|fields| !fields.is_empty())
 }
 
 /// A `//` comment, a line each.
 fn comment(out: &mut String, indent: &str, lines: Option<&str>) {
     for line in lines.unwrap_or_default().lines() {
-        out.push_str(indent);
-        out.push_str("// ");
-        out.push_str(line);
-        out.push('\n');
+        for part in [indent, "// ", line, "\n"] {
+            out.push_str(part);
+        }
     }
 }
 
-/// A schema as a TypeScript type.
-fn kind(schema: &Value, indent: &str, depth: usize) -> String {
-    if depth > DEEPEST {
-        return "any".to_owned();
+/// What `#/$defs/…` and `#/definitions/…` refer to.
+struct Definitions<'a>([Option<Fields<'a>>; 2]);
+
+impl<'a> Definitions<'a> {
+    const PLACES: [&'static str; 2] = ["$defs", "definitions"];
+
+    fn of(schema: &Fields<'a>) -> Self {
+        Self(Self::PLACES.map(|place| schema.object(place)))
     }
-    if let Some(options) = schema.get("enum").and_then(Value::as_array) {
-        return union(options.iter().map(Value::to_string));
+
+    fn get(&self, reference: &str) -> Option<&'a RawValue> {
+        let (place, name) = reference.strip_prefix("#/")?.split_once('/')?;
+        let at = Self::PLACES.iter().position(|known| *known == place)?;
+        self.0.get(at)?.as_ref()?.get(name)
     }
-    for several in ["anyOf", "oneOf"] {
-        if let Some(options) = schema.get(several).and_then(Value::as_array) {
-            return union(options.iter().map(|option| kind(option, indent, depth + 1)));
+}
+
+/// Writes schemas as TypeScript types.
+struct Types<'a, 'o> {
+    out: &'o mut String,
+    definitions: Definitions<'a>,
+    /// Length of `out` from which on references stay closed.
+    most: usize,
+}
+
+impl<'a> Types<'a, '_> {
+    fn kind(&mut self, schema: &'a RawValue, indent: &str, depth: usize) {
+        let schema = if depth > DEEPEST { None } else { Fields::of(schema) };
+        let Some(schema) = schema else { return self.out.push_str("any") };
+        if let Some(options) = schema.get("enum").filter(|raw| is_array(raw)) {
+            return self.union(options, |types, option| types.out.push_str(option.get()));
         }
-    }
-    match schema.get("type") {
-        Some(Value::Array(names)) => {
-            union(names.iter().filter_map(Value::as_str).map(|name| plain(name).to_owned()))
-        }
-        Some(Value::String(name)) => match name.as_str() {
-            "object" => object(schema, indent, depth),
-            "array" => {
-                let items = schema.get("items").map(|items| kind(items, indent, depth + 1));
-                format!("{}[]", items.unwrap_or_else(|| "any".to_owned()))
+        for several in ["anyOf", "oneOf"] {
+            if let Some(options) = schema.get(several).filter(|raw| is_array(raw)) {
+                return self.union(options, |types, option| types.kind(option, indent, depth + 1));
             }
-            name => plain(name).to_owned(),
-        },
-        _ => "any".to_owned(),
+        }
+        let referred = schema.text("$ref").and_then(|name| self.definitions.get(&name));
+        if let Some(referred) = referred.filter(|_| self.out.len() < self.most) {
+            return self.kind(referred, indent, depth + 1);
+        }
+        let Some(name) = schema.get("type") else { return self.out.push_str("any") };
+        if is_array(name) {
+            return self.union(name, |types, name| {
+                types.out.push_str(plain(&text(name).unwrap_or_default()));
+            });
+        }
+        match text(name).as_deref() {
+            Some("object") => self.object(&schema, indent, depth),
+            Some("array") => {
+                match schema.get("items") {
+                    Some(items) => self.kind(items, indent, depth + 1),
+                    None => self.out.push_str("any"),
+                }
+                self.out.push_str("[]");
+            }
+            name => self.out.push_str(plain(name.unwrap_or_default())),
+        }
     }
-}
 
-fn union(options: impl Iterator<Item = String>) -> String {
-    options.collect::<Vec<_>>().join(" | ")
+    fn union(&mut self, options: &'a RawValue, mut option: impl FnMut(&mut Self, &'a RawValue)) {
+        let mut first = true;
+        each(options, |raw| {
+            if !std::mem::take(&mut first) {
+                self.out.push_str(" | ");
+            }
+            option(self, raw);
+        });
+    }
+
+    fn object(&mut self, schema: &Fields<'a>, indent: &str, depth: usize) {
+        let Some(fields) = schema.object("properties") else { return self.out.push_str("object") };
+        let mut required = HashSet::new();
+        if let Some(names) = schema.get("required") {
+            each(names, |name| required.extend(text(name)));
+        }
+        self.out.push_str("{\n");
+        for (name, field) in fields.iter() {
+            let shown = Fields::of(field).unwrap_or_default();
+            title(self.out, indent, &shown);
+            comment(self.out, indent, shown.text("description").as_deref());
+            let colon = if required.contains(name) { ": " } else { "?: " };
+            for part in [indent, name, colon] {
+                self.out.push_str(part);
+            }
+            self.kind(field, &format!("{indent}    "), depth + 1);
+            self.out.push(',');
+            if let Some(default) = shown.get("default") {
+                self.out.push_str(" // default: ");
+                self.out.push_str(&text(default).unwrap_or(default.get().into()));
+            }
+            self.out.push('\n');
+        }
+        self.out.push_str(indent);
+        self.out.push('}');
+    }
 }
 
 fn plain(name: &str) -> &str {
@@ -120,46 +170,72 @@ fn plain(name: &str) -> &str {
     }
 }
 
-fn object(schema: &Value, indent: &str, depth: usize) -> String {
-    let Some(fields) = properties(schema) else { return "object".to_owned() };
-    let required: Vec<&str> = schema
-        .get("required")
-        .and_then(Value::as_array)
-        .map(|names| names.iter().filter_map(Value::as_str).collect())
-        .unwrap_or_default();
-    let mut out = String::from("{\n");
-    for (name, field) in fields {
-        title(&mut out, indent, field);
-        comment(&mut out, indent, text(field, "description"));
-        let optional = if required.contains(&name.as_str()) { "" } else { "?" };
-        let nested = kind(field, &format!("{indent}    "), depth + 1);
-        out.push_str(&format!("{indent}{name}{optional}: {nested},"));
-        if let Some(default) = field.get("default") {
-            let bare = default.as_str().map_or_else(|| default.to_string(), str::to_owned);
-            out.push_str(&format!(" // default: {bare}"));
+fn title(out: &mut String, indent: &str, field: &Fields<'_>) {
+    if let Some(title) = field.text("title") {
+        for part in [indent, "// ", &title, "\n", indent, "//\n"] {
+            out.push_str(part);
         }
-        out.push('\n');
     }
-    out.push_str(indent);
-    out.push('}');
+}
+
+/// A schema as one line of JSON, without `title` and `additionalProperties`, which the model is not
+/// shown.
+pub(super) fn schema(schema: &RawValue) -> String {
+    let mut out = String::new();
+    line(&mut out, schema, 0);
     out
 }
 
-fn title(out: &mut String, indent: &str, field: &Value) {
-    if let Some(title) = text(field, "title") {
-        out.push_str(&format!("{indent}// {title}\n{indent}//\n"));
+fn line(out: &mut String, value: &RawValue, depth: usize) {
+    if let Some(text) = text(value) {
+        return quoted(out, &text);
     }
+    if depth > DEEPEST {
+        return out.push_str(value.get());
+    }
+    if is_array(value) {
+        let mut first = true;
+        out.push('[');
+        each(value, |element| {
+            if !std::mem::take(&mut first) {
+                out.push(',');
+            }
+            line(out, element, depth + 1);
+        });
+        return out.push(']');
+    }
+    let Some(fields) = Fields::of(value) else { return out.push_str(value.get()) };
+    // A property may be called `title`: then it is a schema, not a text.
+    let hidden = |name, value| name == "additionalProperties" || name == "title" && is_text(value);
+    out.push('{');
+    let shown = fields.iter().filter(|(name, value)| !hidden(*name, value));
+    for (number, (name, value)) in shown.enumerate() {
+        if number > 0 {
+            out.push(',');
+        }
+        quoted(out, name);
+        out.push(':');
+        line(out, value, depth + 1);
+    }
+    out.push('}');
+}
+
+fn quoted(out: &mut String, text: &str) {
+    // Text is always written.
+    out.push_str(&serde_json::to_string(text).unwrap_or_default());
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
+
+    fn raw(text: &str) -> &RawValue {
+        serde_json::from_str(text).unwrap()
+    }
 
     #[test]
     fn a_function_is_shown_as_typescript() {
-        let tools = json!([{"type": "function", "function": {
+        let tools = raw(r#"[{"type": "function", "function": {
             "name": "weather",
             "description": "Tells the weather.",
             "parameters": {"type": "object", "required": ["place"], "properties": {
@@ -168,16 +244,16 @@ mod tests {
                 "unit": {"enum": ["c", "f"]},
                 "when": {"type": "array", "items": {"anyOf": [{"type": "string"}, {"type": "null"}]}}
             }}
-        }}, {"type": "function", "name": "now"}, {"type": "web_search"}]);
+        }}, {"type": "function", "name": "now"}, {"type": "web_search"}]"#);
         let expected = r#"namespace functions {
 
 // Tells the weather.
 type weather = (_: {
-days?: number, // default: 1
 // Place
 //
 // A city
 place: string,
+days?: number, // default: 1
 unit?: "c" | "f",
 when?: string | null[],
 }) => any;
@@ -185,21 +261,32 @@ when?: string | null[],
 type now = () => any;
 
 } // namespace functions"#;
-        assert_eq!(render(&tools).unwrap(), expected);
+        assert_eq!(render(tools).unwrap(), expected);
     }
 
     #[test]
     fn hosted_tools_alone_are_not_shown() {
-        assert_eq!(render(&json!([{"type": "web_search"}])), None);
-        assert_eq!(render(&json!([])), None);
-        assert_eq!(render(&json!("x")), None);
+        for none in [r#"[{"type": "web_search"}]"#, "[]", "\"x\"", "{}", "[1,[],null]"] {
+            assert_eq!(render(raw(none)), None, "{none}");
+        }
     }
 
     #[test]
     fn a_schema_loses_its_titles_but_not_a_property_of_that_name() {
-        let schema = json!({"title": "Book", "additionalProperties": false,
-            "properties": {"title": {"title": "Title", "type": "string"}}});
-        let shown = json!({"properties": {"title": {"type": "string"}}});
-        assert_eq!(without_titles(schema, 0), shown);
+        let book = raw(
+            r#"{"title": "Book", "additionalProperties": false, "required": ["title", 1],
+            "properties": {"title": {"title": "Title", "type": "string", "description": "\u00fc\""}}}"#,
+        );
+        let shown = r#"{"required":["title",1],"properties":{"title":{"type":"string","description":"ü\""}}}"#;
+        assert_eq!(schema(book), shown);
+    }
+
+    #[test]
+    fn a_schema_without_end_is_shown_in_part() {
+        let deep = |open: &str, close: &str| format!("{}1{}", open.repeat(90), close.repeat(90));
+        let nested = deep(r#"{"properties":{"a":{"type":"object"},"b":"#, "}}");
+        assert!(schema(raw(&nested)).len() > 1000);
+        let tool = format!(r#"[{{"name":"f","parameters":{nested}}}]"#);
+        assert!(render(raw(&tool)).unwrap().contains("a?: object"));
     }
 }

@@ -12,5 +12,5 @@ mod scan;
 pub mod shape;
 mod splice;
 pub mod stream;
-mod unescape;
+pub(crate) mod unescape;
 pub mod usage;

@@ -22,7 +22,7 @@ pub(super) fn unescape(raw: &[u8]) -> Cow<'_, [u8]> {
 }
 
 /// The same as text, with U+FFFD for what is no character.
-pub(super) fn unescape_text(raw: &[u8]) -> Cow<'_, str> {
+pub(crate) fn unescape_text(raw: &[u8]) -> Cow<'_, str> {
     match unescape(raw) {
         Cow::Borrowed(bytes) => String::from_utf8_lossy(bytes),
         Cow::Owned(bytes) => match String::from_utf8(bytes) {

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use tokio::sync::Semaphore;
 
+use crate::metering::lazy::Effort;
 use crate::metering::lazy::LazyPrompt;
 use crate::metering::tokens;
 use crate::openai::error::ApiError;
@@ -47,7 +48,6 @@ pub(super) async fn decide(
     let mut decision = choose(gateway, asked, call, None);
     if decision == Err(Stop::NeedsExact) {
         let tokens = count(asked, call).await;
-        gateway.metrics.prompt_counted("exact");
         decision = choose(gateway, asked, call, Some(tokens));
     }
     decision.map_err(|stop| match stop {
@@ -99,15 +99,30 @@ fn choose(
     let id = call.id.into_bytes();
     facts.draw = &id;
     let mut counted = Counted(&gateway.metrics);
-    let wants_explanation = facts.header("x-weir-explain") == Some("1");
-    if !wants_explanation {
-        return policy.choose(&facts, &mut counted);
+    let decision = policy.choose(&facts, &mut counted);
+    if decision != Err(Stop::NeedsExact) {
+        note_effort(&facts.prompt, tokens.is_some(), &gateway.metrics);
+        // The same decision once more, and followed: few ask for it.
+        if facts.header("x-weir-explain") == Some("1") {
+            let mut explanation = Explanation::default();
+            let again = policy.choose(&facts, &mut explanation);
+            explanation.conclude(policy.revision(), model, &again);
+            call.explanation = Some(explanation.to_header());
+        }
     }
-    let mut explanation = Explanation::default();
-    let decision = policy.choose(&facts, &mut explanation);
-    explanation.conclude(policy.revision(), model, &decision);
-    call.explanation = Some(explanation.to_header());
     decision
+}
+
+/// Counts what it took to know the prompt's tokens, where a rule asked for them.
+fn note_effort(prompt: &LazyPrompt<'_>, supplied: bool, metrics: &Metrics) {
+    match prompt.effort() {
+        _ if supplied => metrics.prompt_counted("exact"),
+        Effort::Nothing => {}
+        Effort::Bound => metrics.prompt_counted("bound"),
+        Effort::Counted => metrics.prompt_counted("counted"),
+        Effort::Sampled => metrics.prompt_counted("sampled"),
+        Effort::Exact => metrics.prompt_counted("exact"),
+    }
 }
 
 /// Counts conditions that have no value.

@@ -23,3 +23,4 @@ mod spool;
 mod store;
 mod streams;
 mod support;
+mod tokens;

@@ -1,0 +1,662 @@
+//! The texts of a request that become prompt tokens, and the tokens that do not depend on a text.
+//! No text is unescaped or counted here: that is put off until somebody asks.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use serde_json::value::RawValue;
+
+use crate::metering::cache;
+use crate::metering::cache::Key;
+use crate::metering::family::Family;
+use crate::metering::images;
+use crate::metering::images::Size;
+use crate::metering::json::Fields;
+use crate::metering::json::each;
+use crate::metering::json::is_array;
+use crate::metering::json::is_text;
+use crate::metering::json::text;
+use crate::metering::parts::Flag;
+use crate::metering::parts::Flags;
+use crate::metering::parts::Part;
+use crate::metering::parts::Parts;
+use crate::metering::tokens::Encoding;
+use crate::metering::tools;
+
+/// What frames the instructions of a response, beyond a message's frame.
+const INSTRUCTIONS_TOKENS: u64 = 1;
+/// What frames the result of a tool, beyond the message.
+const TOOL_RESULT_TOKENS: u64 = 2;
+/// What frames one tool call of a message, and each of several.
+const ONE_CALL_TOKENS: u64 = 3;
+const PARALLEL_CALL_TOKENS: u64 = 11;
+/// What frames each call of gpt-5 and later, beyond [`ONE_CALL_TOKENS`] for the message.
+const GPT_5_CALL_TOKENS: u64 = 7;
+/// What a channel adds to an answer of gpt-5 and later.
+const CHANNEL_TOKENS: u64 = 2;
+/// What frames a response's function call with its output; with models that reason.
+const CALL_ITEM_TOKENS: (u64, u64) = (6, 10);
+const OUTPUT_ITEM_TOKENS: (u64, u64) = (5, 10);
+/// What frames the name of a function that has to be called: in chats, and in responses.
+const FORCED_TOKENS: Option<u64> = Some(4);
+const FORCED_RESPONSE_TOKENS: u64 = 7;
+
+/// A request, as far as its tokens go.
+#[derive(Default)]
+pub(super) struct Outline<'a> {
+    /// Texts to be counted, each for itself: special tokens stand between them.
+    pub(super) leaves: Vec<Leaf<'a>>,
+    /// Tokens that no text decides.
+    pub(super) fixed: Parts,
+    pub(super) flags: Flags,
+}
+
+/// A text, and what it is for.
+pub(super) struct Leaf<'a> {
+    pub(super) part: Part,
+    pub(super) words: Words<'a>,
+}
+
+/// A text that has to be put together first.
+pub(super) enum Words<'a> {
+    /// A JSON string.
+    One(&'a RawValue),
+    /// JSON strings that become one text.
+    Several(Vec<&'a RawValue>),
+    /// A name behind a role.
+    Named(&'a RawValue),
+    /// A list of tools, rendered for the model.
+    Tools(&'a RawValue),
+    /// A schema, rendered for the model.
+    Schema(&'a RawValue),
+}
+
+impl<'a> Words<'a> {
+    /// The text.
+    pub(super) fn text(&self) -> Cow<'a, str> {
+        match self {
+            Self::One(raw) => text(raw).unwrap_or_default(),
+            Self::Several(raws) => {
+                raws.iter().filter_map(|raw| text(raw)).collect::<String>().into()
+            }
+            Self::Named(raw) => format!(":{}", text(raw).unwrap_or_default()).into(),
+            Self::Tools(raw) => tools::render(raw).unwrap_or_default().into(),
+            Self::Schema(raw) => tools::schema(raw).into(),
+        }
+    }
+
+    /// Bytes of its JSON.
+    pub(super) fn raw_len(&self) -> usize {
+        self.raws().iter().map(|raw| raw.get().len()).sum()
+    }
+
+    /// The JSON that it is made of.
+    pub(super) fn raws(&self) -> &[&'a RawValue] {
+        match self {
+            Self::One(raw) | Self::Named(raw) | Self::Tools(raw) | Self::Schema(raw) => {
+                std::slice::from_ref(raw)
+            }
+            Self::Several(raws) => raws,
+        }
+    }
+
+    /// Whether its text is written from JSON that is not text.
+    pub(super) fn is_rendered(&self) -> bool {
+        matches!(self, Self::Tools(_) | Self::Schema(_))
+    }
+
+    /// Where it is remembered, if it is.
+    pub(super) fn key(&self, encoding: Encoding) -> Option<Key> {
+        match self {
+            Self::Tools(raw) => Some(Key::of(b't', encoding, raw.get())),
+            Self::Schema(raw) => Some(Key::of(b's', encoding, raw.get())),
+            _ => None,
+        }
+    }
+}
+
+/// Walks through one request.
+struct Walk<'a> {
+    family: Family,
+    out: Outline<'a>,
+    /// Names of the functions called so far, by call id: their results repeat them.
+    called: HashMap<Cow<'a, str>, &'a RawValue>,
+    /// Whether a message of the one who set the model up was seen.
+    has_system: bool,
+}
+
+impl<'a> Outline<'a> {
+    /// Reads a request's body; empty when it is not a JSON object.
+    pub(super) fn of(model: &str, body: &'a [u8]) -> Self {
+        let family = Family::of(model);
+        let mut out = Self::default();
+        if !family.known {
+            out.flags.raise(Flag::UnknownModel);
+        }
+        let Some(body) = serde_json::from_slice(body).ok().and_then(Fields::of) else { return out };
+        let called = HashMap::new();
+        let mut walk = Walk { family, out, called, has_system: false };
+        walk.body(&body);
+        walk.out
+    }
+
+    /// Replaces tools and schemas that were counted before by their counts.
+    pub(super) fn recall(mut self, encoding: Encoding) -> Self {
+        let fixed = &mut self.fixed;
+        self.leaves.retain(|leaf| match leaf.words.key(encoding).and_then(cache::get) {
+            Some(tokens) => {
+                fixed.add(leaf.part, tokens);
+                false
+            }
+            None => true,
+        });
+        self
+    }
+}
+
+impl<'a> Walk<'a> {
+    fn body(&mut self, body: &Fields<'a>) {
+        if let Some(messages) = body.get("messages") {
+            self.chat(messages, body);
+        } else if body.get("input").is_some() || body.get("instructions").is_some() {
+            let input = body.get("input");
+            if self.family.embeds || is_list_of_texts(input) {
+                self.plain(input);
+            } else {
+                self.response(body);
+            }
+        } else if body.object("prompt").is_some() {
+            self.response(body);
+        } else {
+            self.plain(body.get("prompt"));
+        }
+    }
+
+    fn fix(&mut self, tokens: u64) {
+        self.out.fixed.add(Part::Messages, tokens);
+    }
+
+    fn flag(&mut self, flag: Flag) {
+        self.out.flags.raise(flag);
+    }
+
+    fn leaf(&mut self, part: Part, words: Words<'a>) {
+        self.out.leaves.push(Leaf { part, words });
+    }
+
+    /// A JSON string's text; nothing for any other value.
+    fn string(&mut self, raw: Option<&'a RawValue>) {
+        if let Some(raw) = raw.filter(|raw| is_text(raw) && raw.get() != "\"\"") {
+            self.leaf(Part::Messages, Words::One(raw));
+        }
+    }
+
+    fn chat(&mut self, messages: &'a RawValue, body: &Fields<'a>) {
+        self.fix(self.family.priming);
+        each(messages, |message| {
+            if let Some(message) = Fields::of(message) {
+                self.message(&message);
+            }
+        });
+        let frame = match (self.family.gpt_5, self.has_system) {
+            (true, _) => 90,
+            (false, true) => 5,
+            (false, false) => 9,
+        };
+        self.tools(body, frame, FORCED_TOKENS);
+        if let Some(format) = body.object("response_format") {
+            self.schema(format.object("json_schema"), 19);
+        }
+        if body.get("web_search_options").is_some() {
+            self.flag(Flag::HostedTools);
+        }
+    }
+
+    fn message(&mut self, message: &Fields<'a>) {
+        let role = message.text("role").unwrap_or_default();
+        self.has_system |= matches!(&*role, "system" | "developer");
+        self.fix(self.family.message);
+        let content = message.get("content");
+        self.content(content);
+        if self.family.gpt_5 && role == "assistant" && content.is_some() {
+            self.fix(CHANNEL_TOKENS);
+        }
+        self.string(message.get("refusal"));
+        if matches!(&*role, "tool" | "function") {
+            self.fix(TOOL_RESULT_TOKENS);
+            let name = self.called(message.text("tool_call_id"));
+            return self.string(name.or_else(|| message.get("name")));
+        }
+        let name = message.get("name").filter(|raw| is_text(raw));
+        if let Some(name) = name.filter(|_| self.family.name_replaces_role) {
+            return self.string(Some(name));
+        }
+        if let Some(name) = name {
+            self.leaf(Part::Messages, Words::Named(name));
+        }
+        if is_one_token(&role) {
+            self.fix(1);
+        } else {
+            self.string(message.get("role"));
+        }
+        if message.get("audio").is_some() {
+            self.flag(Flag::Audio);
+        }
+        self.calls(message);
+    }
+
+    fn calls(&mut self, message: &Fields<'a>) {
+        let Some(calls) = message.get("tool_calls") else { return };
+        let mut count = 0;
+        each(calls, |call| {
+            let Some(call) = Fields::of(call) else { return };
+            let Some(function) = call.object("function").or_else(|| call.object("custom")) else {
+                return;
+            };
+            count += 1;
+            self.call(call.text("id"), &function);
+        });
+        self.fix(match count {
+            0 => 0,
+            _ if self.family.gpt_5 => ONE_CALL_TOKENS + GPT_5_CALL_TOKENS * count,
+            1 => ONE_CALL_TOKENS,
+            _ => PARALLEL_CALL_TOKENS * count,
+        });
+    }
+
+    /// The name and the arguments of a call.
+    fn call(&mut self, id: Option<Cow<'a, str>>, function: &Fields<'a>) {
+        let name = function.get("name").filter(|raw| is_text(raw));
+        self.string(name);
+        self.string(function.get("arguments").or_else(|| function.get("input")));
+        if let (Some(id), Some(name)) = (id, name) {
+            self.called.insert(id, name);
+        }
+    }
+
+    /// The name of the function that a result is for.
+    fn called(&self, id: Option<Cow<'a, str>>) -> Option<&'a RawValue> {
+        self.called.get(&id?).copied()
+    }
+
+    /// The text parts of one message are one text.
+    fn content(&mut self, raw: Option<&'a RawValue>) {
+        let Some(raw) = raw else { return };
+        if !is_array(raw) {
+            return self.string(Some(raw));
+        }
+        let mut texts = Vec::new();
+        each(raw, |part| {
+            if let Some(part) = Fields::of(part) {
+                texts.extend(self.content_part(&part));
+            }
+        });
+        match texts.as_slice() {
+            [] => {}
+            [one] => self.string(Some(one)),
+            _ => self.leaf(Part::Messages, Words::Several(texts)),
+        }
+    }
+
+    /// The text of a part, if it is one; anything else is counted or flagged.
+    fn content_part(&mut self, part: &Fields<'a>) -> Option<&'a RawValue> {
+        match part.text("type").as_deref() {
+            Some("image_url" | "input_image") => self.image(part),
+            Some("input_audio") => self.flag(Flag::Audio),
+            Some("file" | "input_file") => self.flag(Flag::Files),
+            kind => {
+                let text = part.get("text").or_else(|| part.get("refusal"));
+                let text = text.filter(|raw| is_text(raw));
+                if text.is_none() && kind.is_some() {
+                    self.flag(Flag::UnknownItems);
+                }
+                return text;
+            }
+        }
+        None
+    }
+
+    fn image(&mut self, part: &Fields<'a>) {
+        let rule = self.family.image;
+        let nested = part.object("image_url");
+        let detail = part.text("detail").or_else(|| nested.as_ref()?.text("detail"));
+        let low = rule.low().filter(|_| detail.as_deref() == Some("low"));
+        let tokens = low.unwrap_or_else(|| {
+            let url =
+                nested.as_ref().map_or_else(|| part.get("image_url"), |image| image.get("url"));
+            let size = url.and_then(|url| images::size_of(url.get()));
+            if size.is_none() {
+                self.flag(Flag::UnknownImageSize);
+            }
+            rule.tokens(size.unwrap_or(Size::USUAL))
+        });
+        self.out.fixed.add(Part::Images, tokens);
+    }
+
+    fn response(&mut self, body: &Fields<'a>) {
+        self.fix(self.family.priming);
+        if let Some(instructions) = body.get("instructions").filter(|raw| is_text(raw)) {
+            self.fix(self.family.message + INSTRUCTIONS_TOKENS);
+            self.string(Some(instructions));
+        }
+        match body.get("input") {
+            Some(input) if is_text(input) => {
+                self.fix(self.family.message + 1);
+                self.string(Some(input));
+            }
+            Some(input) => each(input, |item| {
+                if let Some(item) = Fields::of(item) {
+                    self.item(&item);
+                }
+            }),
+            None => {}
+        }
+        let reasons = self.family.reasons;
+        let forced = (!reasons).then_some(FORCED_RESPONSE_TOKENS);
+        let has_tools = self.tools(body, self.family.either((2, 8)), forced);
+        if let Some(format) = body.object("text") {
+            let frame = if has_tools { (19, 8) } else { (11, 0) };
+            self.schema(format.object("format"), self.family.either(frame));
+        }
+        if ["previous_response_id", "conversation", "prompt"]
+            .iter()
+            .any(|key| body.get(key).is_some())
+        {
+            self.flag(Flag::StoredState);
+        }
+    }
+
+    fn item(&mut self, item: &Fields<'a>) {
+        match item.text("type").as_deref() {
+            None | Some("message") => self.message(item),
+            Some("function_call") => {
+                self.fix(self.family.either(CALL_ITEM_TOKENS));
+                self.call(item.text("call_id"), item);
+            }
+            Some("function_call_output") => {
+                self.fix(self.family.either(OUTPUT_ITEM_TOKENS));
+                let name = self.called(item.text("call_id"));
+                self.string(name);
+                self.content(item.get("output"));
+            }
+            Some("reasoning") => self.flag(Flag::EncryptedReasoning),
+            Some("item_reference") => self.flag(Flag::StoredState),
+            Some(kind)
+                if kind.ends_with("_call")
+                    || kind.ends_with("_call_output")
+                    || kind.starts_with("mcp_") =>
+            {
+                self.flag(Flag::HostedTools);
+            }
+            Some(_) => self.flag(Flag::UnknownItems),
+        }
+    }
+
+    /// The functions that may be called; whether there are any. `forced` frames the name of one
+    /// that has to be.
+    fn tools(&mut self, body: &Fields<'a>, frame: u64, forced: Option<u64>) -> bool {
+        let Some(tools) = body.get("tools").or_else(|| body.get("functions")) else { return false };
+        let mut functions = 0_u64;
+        each(tools, |tool| {
+            let Some(tool) = Fields::of(tool) else { return };
+            if tool.text("type").is_none_or(|kind| kind == "function") {
+                functions += 1;
+            } else {
+                self.flag(Flag::HostedTools);
+            }
+        });
+        if functions == 0 {
+            return false;
+        }
+        self.out.fixed.add(Part::Tools, frame);
+        self.leaf(Part::Tools, Words::Tools(tools));
+        if let Some(frame) = forced {
+            self.forced(body.object("tool_choice"), frame);
+        }
+        true
+    }
+
+    /// `tool_choice` that names one tool.
+    fn forced(&mut self, choice: Option<Fields<'a>>, frame: u64) {
+        let Some(choice) = choice else { return };
+        let nested = choice.object("function");
+        if let Some(name) =
+            nested.as_ref().unwrap_or(&choice).get("name").filter(|raw| is_text(raw))
+        {
+            self.out.fixed.add(Part::Tools, frame);
+            self.leaf(Part::Tools, Words::One(name));
+        }
+    }
+
+    fn schema(&mut self, format: Option<Fields<'a>>, frame: u64) {
+        let Some(format) = format else { return };
+        let Some(schema) = format.get("schema") else { return };
+        self.out.fixed.add(Part::Schema, frame);
+        self.leaf(Part::Schema, Words::Schema(schema));
+        for key in ["name", "description"] {
+            if let Some(named) = format.get(key).filter(|raw| is_text(raw)) {
+                self.leaf(Part::Schema, Words::One(named));
+            }
+        }
+    }
+
+    /// A prompt or a text to embed: a string, strings, token ids, or lists of token ids.
+    fn plain(&mut self, raw: Option<&'a RawValue>) {
+        let Some(raw) = raw else { return };
+        self.string(Some(raw));
+        let mut ids = 0;
+        each(raw, |element| match element.get().as_bytes().first() {
+            Some(b'0'..=b'9') => ids += 1,
+            Some(b'[') => each(element, |_| ids += 1),
+            _ => self.string(Some(element)),
+        });
+        self.fix(ids);
+    }
+}
+
+/// Whether `input` is a list of anything but items: texts to embed.
+fn is_list_of_texts(input: Option<&RawValue>) -> bool {
+    let Some(list) = input.and_then(|input| input.get().strip_prefix('[')) else { return false };
+    !matches!(list.trim_start().as_bytes(), [b'{' | b']', ..])
+}
+
+/// Roles that every encoding has one token for.
+fn is_one_token(role: &str) -> bool {
+    matches!(role, "system" | "developer" | "user" | "assistant")
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::metering::lazy::LazyPrompt;
+    use crate::metering::parts::PromptCount;
+
+    use super::*;
+
+    fn count(model: &str, body: &str) -> PromptCount {
+        LazyPrompt::new(Encoding::of(model), model, body.as_bytes()).count()
+    }
+
+    fn tokens(model: &str, body: &str) -> u64 {
+        count(model, body).tokens
+    }
+
+    #[test]
+    fn a_chat_is_its_messages_and_their_frames() {
+        let body = r#"{"messages":[{"role":"system","content":"Hi"},
+            {"role":"user","content":[{"type":"text","text":"hello"},
+                {"type":"text","text":" world"}]}]}"#;
+        // Two messages of 3 + 1 for the role, 1 and 2 of text, and 3 of priming.
+        assert_eq!(tokens("gpt-4o", body), 2 * 4 + 1 + 2 + 3);
+        // Reasoning models are primed with one less.
+        assert_eq!(tokens("gpt-5", body), 2 * 4 + 1 + 2 + 2);
+        assert_eq!(tokens("o3", body), 2 * 4 + 1 + 2 + 2);
+        // What gpt-5 answered came in a channel.
+        let answer = r#"{"messages":[{"role":"assistant","content":"Hi"}]}"#;
+        assert_eq!(tokens("o3", answer), 4 + 1 + 2);
+        assert_eq!(tokens("gpt-5", answer), 4 + 1 + 2 + 2);
+    }
+
+    #[test]
+    fn a_name_stands_behind_the_role_and_in_its_place_on_the_first_chat_model() {
+        let body = r#"{"messages":[{"role":"user","name":"user","content":"Hi"}]}"#;
+        // `:user` is one token, `user` and `Hi` too.
+        assert_eq!(tokens("gpt-4o", body), 3 + 1 + 1 + 1 + 3);
+        assert_eq!(tokens("gpt-3.5-turbo-0301", body), 4 + 1 + 1 + 3);
+    }
+
+    #[test]
+    fn an_image_is_counted_by_its_size_and_never_as_text() {
+        let data = "A".repeat(200_000);
+        let body = |image: &str| {
+            format!(
+                r#"{{"messages":[{{"role":"user","content":[{{"type":"text","text":"hello world"}},
+                  {{"type":"image_url","image_url":{image}}}]}}]}}"#
+            )
+        };
+        // 640 x 480: two tiles.
+        let png = "iVBORw0KGgoAAAANSUhEUgAAAoAAAAHgCAYAAAA10dzk";
+        let sized =
+            count("gpt-4o", &body(&format!(r#"{{"url":"data:image/png;base64,{png}{data}"}}"#)));
+        assert_eq!(sized.tokens, 4 + 2 + (85 + 170 * 2) + 3);
+        assert_eq!((sized.parts.get(Part::Images), sized.flags.is_empty()), (425, true));
+        let low = count("gpt-4o", &body(r#"{"url":"https://x/y.png","detail":"low"}"#));
+        assert_eq!((low.parts.get(Part::Images), low.flags.is_empty()), (85, true));
+        for unknown in [r#"{"url":"https://x/y.png"}"#, r#""https://x/y.png""#, "{}", "7"] {
+            let count = count("gpt-4o", &body(unknown));
+            assert_eq!(count.parts.get(Part::Images), 765, "{unknown}");
+            assert!(count.flags.has(Flag::UnknownImageSize), "{unknown}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_told_is_a_flag_and_no_number() {
+        let item = |item: &str| format!(r#"{{"input":[{{"role":"user","content":"Hi"}},{item}]}}"#);
+        let part = |part: &str| item(&format!(r#"{{"content":[{part}]}}"#));
+        let hi = tokens("gpt-4o", &item("7"));
+        for (body, flag, more) in [
+            (
+                part(r#"{"type":"input_file","file_data":"data:application/pdf;base64,AAAA"}"#),
+                Flag::Files,
+                3,
+            ),
+            (part(r#"{"type":"input_audio","input_audio":{"data":"AAAA"}}"#), Flag::Audio, 3),
+            (part(r#"{"type":"input_hologram","data":"AAAA"}"#), Flag::UnknownItems, 3),
+            (
+                item(r#"{"type":"reasoning","encrypted_content":"AAAA"}"#),
+                Flag::EncryptedReasoning,
+                0,
+            ),
+            (item(r#"{"type":"web_search_call","id":"ws_1"}"#), Flag::HostedTools, 0),
+            (item(r#"{"type":"item_reference","id":"x"}"#), Flag::StoredState, 0),
+            (item(r#"{"type":"dream"}"#), Flag::UnknownItems, 0),
+        ] {
+            let count = count("gpt-4o", &body);
+            assert_eq!(count.flags.iter().collect::<Vec<_>>(), [flag], "{body}");
+            assert_eq!(count.tokens, hi + more, "{body}");
+        }
+        let flags = |body: &str| count("gpt-4o", body).flags.iter().collect::<Vec<_>>();
+        assert_eq!(flags(r#"{"input":"Hi","tools":[{"type":"web_search"}]}"#), [Flag::HostedTools]);
+        assert_eq!(flags(r#"{"input":"Hi","previous_response_id":"r"}"#), [Flag::StoredState]);
+        assert_eq!(flags(r#"{"prompt":{"id":"p"}}"#), [Flag::StoredState]);
+        assert_eq!(flags(r#"{"messages":[],"web_search_options":{}}"#), [Flag::HostedTools]);
+    }
+
+    #[test]
+    fn an_unknown_model_is_flagged_and_counted_as_one_of_the_newest() {
+        let body = r#"{"messages":[{"role":"user","content":"你好，世界"}]}"#;
+        let unknown = count("house-llama", body);
+        assert!(unknown.flags.has(Flag::UnknownModel));
+        assert_eq!(unknown.tokens, tokens("gpt-4o", body));
+        assert_ne!(unknown.tokens, tokens("gpt-4", body));
+        for known in [
+            "gpt-6.1-sol",
+            "o4-mini",
+            "ft:gpt-4o-mini:a::b",
+            "text-embedding-3-small",
+            "chatgpt-4o-latest",
+        ] {
+            assert!(count(known, body).flags.is_empty(), "{known}");
+        }
+    }
+
+    #[test]
+    fn a_response_is_its_instructions_and_its_input() {
+        assert_eq!(tokens("gpt-4o", r#"{"input":"hello world"}"#), 3 + 4 + 2);
+        let body = r#"{"instructions":"hello world","input":[{"role":"user","content":"Hi"}]}"#;
+        assert_eq!(tokens("gpt-4o", body), 3 + (4 + 2) + (4 + 1));
+        let called = r#"{"input":[{"type":"function_call","call_id":"c","name":"look","arguments":"{}"},
+            {"type":"function_call_output","call_id":"c","output":"Hi"}]}"#;
+        // The call: 6 + `look` 1 + `{}` 1; its output: 5 + `look` 1 + 1.
+        assert_eq!(tokens("gpt-4o", called), 3 + 8 + 7);
+        assert_eq!(tokens("gpt-5", called), 2 + (8 + 4) + (7 + 5));
+    }
+
+    #[test]
+    fn prompts_and_texts_to_embed_have_no_frame() {
+        let model = "gpt-3.5-turbo-instruct";
+        assert_eq!(tokens(model, r#"{"prompt":"hello world"}"#), 2);
+        assert_eq!(tokens(model, r#"{"prompt":["hello world","Hi"]}"#), 3);
+        assert_eq!(tokens(model, r#"{"prompt":[11,22,33]}"#), 3);
+        let model = "text-embedding-3-small";
+        assert_eq!(tokens(model, r#"{"input":"hello world"}"#), 2);
+        assert_eq!(tokens(model, r#"{"input":[[1,2],[3,4,5]]}"#), 5);
+        assert_eq!(tokens("house-embedder", r#"{"input":["hello world","Hi"]}"#), 3);
+    }
+
+    #[test]
+    fn tool_calls_and_results_are_counted() {
+        let body = r#"{"messages":[
+            {"role":"assistant","content":null,"tool_calls":[{"id":"c1","type":"function",
+              "function":{"name":"look","arguments":"hello world"}}]},
+            {"role":"tool","tool_call_id":"c1","content":"Hi"}]}"#;
+        // 3 + 1 + the call (3 + 1 + 2), then 3 + 1 of text + 1 for `look` + 2; 3 of priming.
+        assert_eq!(tokens("gpt-4o", body), (4 + 6) + (3 + 1 + 1 + 2) + 3);
+        assert_eq!(tokens("gpt-5", body), (4 + 6 + 7) + (3 + 1 + 1 + 2) + 2);
+    }
+
+    #[test]
+    fn tools_and_schemas_are_parts_of_their_own() {
+        let tool = r#"{"type":"function","function":{"name":"look","parameters":{"type":"object",
+            "properties":{"at":{"type":"string"}}}}}"#;
+        let with_tool = count("gpt-4o", &format!(r#"{{"messages":[],"tools":[{tool}]}}"#));
+        let shown = "namespace functions {\n\ntype look = (_: {\nat?: string,\n}) => any;\n\n} // namespace functions";
+        assert_eq!(with_tool.parts.get(Part::Tools), Encoding::O200kBase.count(shown) + 9);
+        assert_eq!(with_tool.parts.get(Part::Messages), 3);
+        let with_schema = count(
+            "gpt-4o",
+            r#"{"messages":[],"response_format":{"type":"json_schema","json_schema":{"name":"x",
+              "schema":{"type":"object"}}}}"#,
+        );
+        // {"type":"object"} is 5 tokens, its name 1, the frame 19.
+        assert_eq!(with_schema.parts.get(Part::Schema), 5 + 1 + 19);
+        assert_eq!(with_schema.tokens, with_schema.parts.total());
+        let json = r#"{"messages":[],"response_format":{"type":"json_object"},"tools":[]}"#;
+        assert_eq!(tokens("gpt-4o", json), 3);
+    }
+
+    #[test]
+    fn a_field_that_is_there_twice_counts_as_others_read_it() {
+        let body = r#"{"messages":[{"role":"user","content":"hello world","content":"Hi"}]}"#;
+        assert_eq!(tokens("gpt-4o", body), 4 + 1 + 3);
+    }
+
+    #[test]
+    fn a_body_of_any_shape_is_survived() {
+        for body in ["", "[]", "null", "{", "{\"messages\":7}x", "\u{0}", "{\"prompt\":7}", "7"] {
+            assert_eq!(tokens("gpt-4o", body), 0, "{body}");
+        }
+        for body in [
+            r#"{"messages":7}"#,
+            r#"{"messages":[1,"x",null,[],{}, {"role":1,"content":2,"tool_calls":{}}]}"#,
+            r#"{"messages":[{"role":"\ud800","content":"\udc00","name":"\ud800x"}]}"#,
+            r#"{"input":{"a":1},"tools":"x","text":[],"tool_choice":[]}"#,
+            r#"{"messages":[],"tools":[{"function":{"name":"f","parameters":
+                {"properties":{"a":{"type":[1,null],"enum":[{}]}, "b":7}}}}]}"#,
+        ] {
+            assert!(tokens("gpt-4o", body) < 100, "{body}");
+        }
+        let deep =
+            format!(r#"{{"messages":[],"tools":{}1{}}}"#, "[".repeat(99_999), "]".repeat(99_999));
+        assert_eq!(tokens("gpt-4o", &deep), 3);
+    }
+}
