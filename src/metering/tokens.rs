@@ -65,15 +65,31 @@ impl Encoding {
     }
 
     /// Counts the tokens of a text, special-token text (`<|endoftext|>`) as the ordinary text that
-    /// it is when a client writes it. Exact up to 1 MiB of text with spaces between words; beyond
-    /// it an estimate from sixteen samples. The first call loads the vocabulary (100 to 250 ms).
+    /// it is when a client writes it. Exact at any length. The first call of an encoding loads its
+    /// vocabulary, see [`Encoding::warm`].
     pub fn count(self, text: &str) -> u64 {
+        pieces(text).map(|piece| self.count_piece(piece)).sum()
+    }
+
+    /// The count when it is at most `limit`, `None` when it is more. The work grows with the limit,
+    /// not with the text.
+    pub fn count_till(self, text: &str, limit: u64) -> Option<u64> {
+        Some(self.count(text)).filter(|count| *count <= limit)
+    }
+
+    /// The count of a text of at most 1 MiB; beyond it an estimate from sixteen samples.
+    pub fn estimate(self, text: &str) -> u64 {
         if text.len() <= WHOLE_BYTES {
-            return pieces(text).map(|piece| self.count_piece(piece)).sum();
+            return self.count(text);
         }
         let samples = || (0..SAMPLES).map(|place| sample(text, place));
         let tokens: u64 = samples().map(|sample| self.count_piece(sample)).sum();
         scaled(tokens, samples().map(str::len).sum(), text.len())
+    }
+
+    /// Loads the vocabulary now, which takes 100 to 250 ms, instead of at the first count.
+    pub fn warm(self) {
+        self.vocabulary();
     }
 
     fn count_piece(self, piece: &str) -> u64 {
@@ -246,7 +262,7 @@ mod tests {
         assert!(text.len() > WHOLE_BYTES);
         // 10 tokens a line and its end: 11 or fewer, and the samples are within 1 % of all lines.
         let per_line = count_text("gpt-5", &line.repeat(1000)) * 30;
-        let estimate = count_text("gpt-5", &text);
+        let estimate = Encoding::of("gpt-5").estimate(&text);
         assert!(estimate.abs_diff(per_line) * 100 <= per_line, "{estimate} {per_line}");
     }
 
