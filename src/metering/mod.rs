@@ -3,6 +3,7 @@
 mod builtin;
 pub mod catalogue;
 pub mod cost;
+mod counter;
 pub mod money;
 mod prompt;
 pub mod rates;
