@@ -16,4 +16,5 @@ mod process;
 mod secure;
 mod smuggling;
 mod streams;
+mod tokens;
 mod support;
