@@ -14,7 +14,8 @@ const HOSTILE_BYTES: usize = 1_000_000;
 
 fn main() {
     // `cargo test` and `cargo bench` of everything give no folder.
-    let Some(folder) = std::env::args_os().nth(1).filter(|folder| Path::new(folder).is_dir()) else {
+    let Some(folder) = std::env::args_os().nth(1).filter(|folder| Path::new(folder).is_dir())
+    else {
         eprintln!("benches/tokens says what this is");
         return;
     };
@@ -25,7 +26,9 @@ fn main() {
             let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             texts(&name, encoding, encoding_of, &read(&path));
         }
-        for (name, text) in hostile() {
+        for (name, text) in
+            hostile().into_iter().take(if std::env::var_os("NOH").is_some() { 0 } else { 99 })
+        {
             let (us, tokens) = timed(|| encoding_of.count(&text));
             report("hostile", &name, encoding, us, tokens, text.len());
         }
@@ -92,11 +95,50 @@ fn resident_kb() -> u64 {
 /// tokens, or tokens that hardly fit.
 fn hostile() -> Vec<(String, String)> {
     let units = [
-        " ", "\t", "\n", "\r\n", "\u{a0}", "\u{3000}", " \n", "\t \n", "\0", "a", "A", "aA", "Aa", "ab", "abc", "e",
-        "é", "ß", "你", "你好", "あ", "한", "ا", "й", "\u{301}", "0", "01", "٣", "-", "=", "=-", "_", "/", ".", ". ", "'s",
-        "😀", "\u{200d}", "//\n", "<|endoftext|>", "ſ'ſ",
+        " ",
+        "\t",
+        "\n",
+        "\r\n",
+        "\u{a0}",
+        "\u{3000}",
+        " \n",
+        "\t \n",
+        "\0",
+        "a",
+        "A",
+        "aA",
+        "Aa",
+        "ab",
+        "abc",
+        "e",
+        "é",
+        "ß",
+        "你",
+        "你好",
+        "あ",
+        "한",
+        "ا",
+        "й",
+        "\u{301}",
+        "0",
+        "01",
+        "٣",
+        "-",
+        "=",
+        "=-",
+        "_",
+        "/",
+        ".",
+        ". ",
+        "'s",
+        "😀",
+        "\u{200d}",
+        "//\n",
+        "<|endoftext|>",
+        "ſ'ſ",
     ];
-    let repeated = units.iter().map(|unit| (format!("{unit:?}"), unit.repeat(HOSTILE_BYTES / unit.len())));
+    let repeated =
+        units.iter().map(|unit| (format!("{unit:?}"), unit.repeat(HOSTILE_BYTES / unit.len())));
     let random = [
         ("random letters", "abcdefghijklmnopqrstuvwxyz"),
         ("random Han", "的一是不了人我在有他这为之大来以个中上们"),
@@ -105,7 +147,8 @@ fn hostile() -> Vec<(String, String)> {
         ("random Cyrillic", "абвгдежзийклмнопрстуфхцчшщъыьэюя"),
     ];
     let random = random.iter().map(|(name, alphabet)| ((*name).to_owned(), random_of(alphabet)));
-    let words = "thequickbrownfoxjumpsoverthelazydogandrunsawayfromthehungrywolfwhowaitsbehindtrees";
+    let words =
+        "thequickbrownfoxjumpsoverthelazydogandrunsawayfromthehungrywolfwhowaitsbehindtrees";
     let words = ("letters without spaces".to_owned(), words.repeat(HOSTILE_BYTES / words.len()));
     repeated.chain(random).chain([words]).collect()
 }

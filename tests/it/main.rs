@@ -16,5 +16,5 @@ mod process;
 mod secure;
 mod smuggling;
 mod streams;
-mod tokens;
 mod support;
+mod tokens;

@@ -7,28 +7,53 @@ const FAN: usize = 16;
 /// A tree of which each node keeps the lowest of sixteen below it. Short lists are one node.
 #[derive(Default)]
 pub(super) struct Lowest {
-    /// The ranks, then the lowest of each sixteen, and so on; filled up with [`NONE`].
-    levels: Vec<Vec<u32>>,
-    /// How many levels are in use: the last has at most sixteen entries.
+    /// The ranks, then the lowest of each sixteen, and so on; whole blocks, filled up with [`NONE`].
+    levels: Vec<Vec<Entry>>,
+    /// How many levels are in use: the last is one block.
     height: usize,
+}
+
+/// A rank and its place in its block: the least entry is the leftmost of the lowest. Signed, because
+/// that is what the oldest x86-64 compares sixteen of without a branch.
+type Entry = i32;
+
+#[inline]
+fn entry(rank: u32, at: usize) -> Entry {
+    (rank << 4 | (at % FAN) as u32).cast_signed()
+}
+
+#[inline]
+fn rank_of(entry: Entry) -> u32 {
+    entry.cast_unsigned() >> 4
+}
+
+#[inline]
+fn place_of(entry: Entry) -> usize {
+    (entry.cast_unsigned() % 16) as usize
+}
+
+#[inline]
+fn least(block: &[Entry; FAN]) -> Entry {
+    block.iter().fold(Entry::MAX, |least, entry| least.min(*entry))
 }
 
 impl Lowest {
     /// Starts again with these ranks. Allocates only for more of them than ever before.
     pub(super) fn fill(&mut self, ranks: impl Iterator<Item = u32>) {
-        self.height = 0;
-        let ranks_level = self.add_level();
-        ranks_level.extend(ranks);
-        pad(ranks_level);
-        while let [.., below] = &self.levels[..self.height]
-            && below.len() > FAN
-        {
-            self.add_level();
-            let (below, level) = self.levels.split_at_mut(self.height - 1);
-            if let ([.., below], [level, ..]) = (below, level) {
-                level.extend(below.as_chunks::<FAN>().0.iter().map(|block| first_lowest(block).1));
-                pad(level);
+        self.height = 1;
+        if self.levels.is_empty() {
+            self.levels.push(Vec::new());
+        }
+        write(&mut self.levels[0], ranks);
+        while self.levels[self.height - 1].len() > FAN {
+            if self.levels.len() == self.height {
+                self.levels.push(Vec::new());
             }
+            let (below, level) = self.levels.split_at_mut(self.height);
+            if let ([.., below], [level, ..]) = (below, level) {
+                write(level, below.as_chunks().0.iter().map(|block| rank_of(least(block))));
+            }
+            self.height += 1;
         }
     }
 
@@ -37,11 +62,11 @@ impl Lowest {
     pub(super) fn place(&self) -> Option<usize> {
         let mut at = 0;
         for level in self.levels[..self.height].iter().rev() {
-            let (place, rank) = first_lowest(&level.as_chunks::<FAN>().0[at]);
-            if rank == NONE {
+            let least = least(&level.as_chunks().0[at]);
+            if rank_of(least) == NONE {
                 return None;
             }
-            at = at * FAN + place;
+            at = at * FAN + place_of(least);
         }
         Some(at)
     }
@@ -50,40 +75,28 @@ impl Lowest {
     #[inline]
     pub(super) fn set(&mut self, mut at: usize, mut rank: u32) {
         for level in 0..self.height {
-            let ranks = &mut self.levels[level];
-            let before = std::mem::replace(&mut ranks[at], rank);
-            if before == rank {
+            let before = std::mem::replace(&mut self.levels[level][at], entry(rank, at));
+            if level + 1 == self.height {
                 return;
             }
             at /= FAN;
-            rank = first_lowest(&ranks.as_chunks::<FAN>().0[at]).1;
+            let lowest = rank_of(self.levels[level + 1][at]);
+            if rank > lowest {
+                if rank_of(before) > lowest {
+                    return;
+                }
+                rank = rank_of(least(&self.levels[level].as_chunks().0[at]));
+            }
         }
-    }
-
-    fn add_level(&mut self) -> &mut Vec<u32> {
-        if self.levels.len() == self.height {
-            self.levels.push(Vec::new());
-        }
-        self.height += 1;
-        let level = &mut self.levels[self.height - 1];
-        level.clear();
-        level
     }
 }
 
-/// Fills up to whole blocks, and at least one.
-fn pad(level: &mut Vec<u32>) {
-    level.resize(level.len().next_multiple_of(FAN).max(FAN), NONE);
-}
-
-/// Place and value of the first lowest of a block. Both in one number, so that no step branches.
-#[inline]
-fn first_lowest(block: &[u32; FAN]) -> (usize, u32) {
-    let mut lowest = u32::MAX;
-    for (place, rank) in (0..).zip(block) {
-        lowest = lowest.min(rank << 4 | place);
-    }
-    ((lowest & 15) as usize, lowest >> 4)
+/// Writes a level of whole blocks, at least one.
+fn write(level: &mut Vec<Entry>, ranks: impl Iterator<Item = u32>) {
+    level.clear();
+    level.extend(ranks.zip(0..).map(|(rank, at)| entry(rank, at)));
+    let blocks = level.len().next_multiple_of(FAN).max(FAN);
+    level.extend((level.len()..blocks).map(|at| entry(NONE, at)));
 }
 
 #[cfg(test)]

@@ -3,9 +3,7 @@
 
 use crate::metering::counter::lowest::Lowest;
 use crate::metering::counter::vocabulary::CHUNK;
-use crate::metering::counter::vocabulary::Key;
 use crate::metering::counter::vocabulary::NONE;
-use crate::metering::counter::vocabulary::SHORT;
 use crate::metering::counter::vocabulary::Vocabulary;
 
 /// Longer pieces are merged in windows of this many bytes, which stay in the processor's cache.
@@ -78,8 +76,7 @@ impl Merger {
 
     /// Merges all that can be merged; gives the number of tokens.
     fn merge(&mut self, vocabulary: &Vocabulary, bytes: &[u8]) -> u64 {
-        self.begin(vocabulary, bytes);
-        let mut tokens = bytes.len() as u64;
+        let mut tokens = self.begin(vocabulary, bytes);
         while let Some(at) = self.ranks.place() {
             self.join(vocabulary, at);
             tokens -= 1;
@@ -87,18 +84,31 @@ impl Merger {
         tokens
     }
 
-    fn begin(&mut self, vocabulary: &Vocabulary, bytes: &[u8]) {
+    /// Lays out the units that merging starts from; gives their number.
+    fn begin(&mut self, vocabulary: &Vocabulary, bytes: &[u8]) -> u64 {
         self.bytes.clear();
         self.bytes.extend_from_slice(bytes);
         self.bytes.extend_from_slice(&[0; CHUNK]);
         self.end.clear();
-        self.end.extend(1..=bytes.len());
+        self.end.resize(bytes.len(), 0);
         self.start.clear();
-        self.start.push(0);
-        self.start.extend(0..bytes.len());
-        let neighbours = bytes.iter().zip(bytes.iter().skip(1));
-        let ranks = neighbours.map(|(one, next)| vocabulary.rank_of_pair(*one, *next));
-        self.ranks.fill(ranks.chain([NONE]));
+        self.start.resize(bytes.len() + 1, 0);
+        let (mut at, mut units) = (0, 0);
+        while at < bytes.len() {
+            let end = at + vocabulary.whole_chars().unit(bytes, at);
+            self.end[at] = end;
+            self.start[end] = at;
+            units += 1;
+            at = end;
+        }
+        let (end, padded) = (&self.end, &self.bytes);
+        self.ranks.fill((0..bytes.len()).map(|at| match end.get(end[at]) {
+            Some(_) if end[at] == 0 => NONE,
+            Some(&after) if after == at + 2 => vocabulary.rank_of_pair(padded[at], padded[at + 1]),
+            Some(&after) => vocabulary.rank_of_bytes(padded, at, after),
+            None => NONE,
+        }));
+        units
     }
 
     /// Joins the token that begins at `at` with the next one.
@@ -109,20 +119,14 @@ impl Merger {
         self.end[at] = end;
         self.start[end] = at;
         self.ranks.set(next, NONE);
-        let together = self.end.get(end).map_or(NONE, |after| self.rank(vocabulary, at, *after));
+        let together = self
+            .end
+            .get(end)
+            .map_or(NONE, |after| vocabulary.rank_of_bytes(&self.bytes, at, *after));
         self.ranks.set(at, together);
         if at > 0 {
             let before = self.start[at];
-            self.ranks.set(before, self.rank(vocabulary, before, end));
-        }
-    }
-
-    #[inline]
-    fn rank(&self, vocabulary: &Vocabulary, from: usize, to: usize) -> u32 {
-        if to - from <= SHORT {
-            vocabulary.rank(Key::of(&self.bytes, from, to - from))
-        } else {
-            vocabulary.rank_of_long(&self.bytes[from..to])
+            self.ranks.set(before, vocabulary.rank_of_bytes(&self.bytes, before, end));
         }
     }
 

@@ -6,6 +6,7 @@ mod cut;
 mod lowest;
 mod merge;
 mod vocabulary;
+mod whole;
 
 use std::cell::RefCell;
 use std::sync::OnceLock;

@@ -5,12 +5,17 @@ use std::collections::HashSet;
 use rustc_hash::FxHashMap;
 use tiktoken_rs::CoreBPE;
 
+use crate::metering::counter::whole::WholeChars;
+
 /// No token.
 pub(super) const NONE: u32 = 1 << RANK_BITS;
 /// Ranks are below 2^20; more than any vocabulary has.
 const RANK_BITS: u32 = 20;
 /// Ranks are asked for up to here.
 pub(super) const RANKS: u32 = 1 << 18;
+
+/// Bits of a filter: ten for each token of the largest vocabulary.
+const FILTER_BITS: usize = 1 << 21;
 
 /// Bytes that pack into a [`Key`].
 pub(super) const SHORT: usize = 13;
@@ -107,6 +112,10 @@ pub(super) struct Vocabulary {
     short: Vec<Slot>,
     long: FxHashMap<Box<[u8]>, u32>,
     longest: usize,
+    /// A bit for the hash of every token. Nine in ten of what merges ask for is no token, and is
+    /// told here, in the processor's cache, without a look at the large tables.
+    filter: Vec<u64>,
+    whole_chars: WholeChars,
 }
 
 impl Vocabulary {
@@ -117,20 +126,24 @@ impl Vocabulary {
         let bytes_of = |rank| Some((bpe.decode_bytes(&[rank]).ok()?, rank));
         let ordinary = (0..RANKS).filter_map(bytes_of);
         let tokens: Vec<_> = ordinary.filter(|(bytes, _)| !special.contains(&bytes[..])).collect();
-        Self::of_tokens(tokens)
+        Self::of_tokens(&tokens)
     }
 
-    fn of_tokens(tokens: Vec<(Vec<u8>, u32)>) -> Self {
+    fn of_tokens(tokens: &[(Vec<u8>, u32)]) -> Self {
         let slots = (2 * tokens.len()).next_power_of_two();
         let mut vocabulary = Self {
             pairs: vec![NONE; 1 << 16],
             short: vec![Slot::default(); slots],
             long: FxHashMap::default(),
             longest: 0,
+            filter: vec![0; FILTER_BITS / 64],
+            whole_chars: WholeChars::default(),
         };
         for (bytes, rank) in tokens {
-            vocabulary.insert(&bytes, rank);
+            vocabulary.insert(bytes, *rank);
         }
+        vocabulary.whole_chars =
+            WholeChars::of(tokens, |bytes| vocabulary.rank_of_bytes(bytes, 0, bytes.len()));
         vocabulary.long.shrink_to_fit();
         vocabulary
     }
@@ -140,6 +153,8 @@ impl Vocabulary {
         if let [first, second] = bytes {
             self.pairs[pair(*first, *second)] = rank;
         }
+        let (word, bit) = filter_place(bytes, 0, bytes.len());
+        self.filter[word] |= bit;
         if bytes.len() > SHORT {
             self.long.insert(bytes.into(), rank);
             return;
@@ -155,6 +170,12 @@ impl Vocabulary {
     /// Bytes of the longest token.
     pub(super) fn longest(&self) -> usize {
         self.longest
+    }
+
+    /// The characters from which merging may start.
+    #[inline]
+    pub(super) fn whole_chars(&self) -> &WholeChars {
+        &self.whole_chars
     }
 
     /// The rank of a token of two bytes, or [`NONE`].
@@ -177,6 +198,20 @@ impl Vocabulary {
         }
     }
 
+    /// The rank of a token of any length that hardly any bytes are, or [`NONE`].
+    #[inline]
+    pub(super) fn rank_of_bytes(&self, text: &[u8], from: usize, to: usize) -> u32 {
+        let (word, bit) = filter_place(text, from, to);
+        if self.filter[word] & bit == 0 {
+            return NONE;
+        }
+        if to - from <= SHORT {
+            self.rank(Key::of(text, from, to - from))
+        } else {
+            self.rank_of_long(&text[from..to])
+        }
+    }
+
     /// The rank of a token of more than [`SHORT`] bytes, or [`NONE`].
     #[inline]
     pub(super) fn rank_of_long(&self, bytes: &[u8]) -> u32 {
@@ -190,6 +225,15 @@ impl Vocabulary {
     fn home(&self, key: Key) -> usize {
         usize::try_from(key.hash()).unwrap_or_default() & (self.short.len() - 1)
     }
+}
+
+/// Word and bit in the filter, by the first bytes and the length.
+#[inline]
+fn filter_place(text: &[u8], from: usize, to: usize) -> (usize, u64) {
+    let hash =
+        Key::of(text, from, (to - from).min(SHORT)).hash().wrapping_add(((to - from) as u64) << 32);
+    let place = usize::try_from(hash >> 32).unwrap_or_default() % FILTER_BITS;
+    (place / 64, 1 << (place % 64))
 }
 
 #[inline]
@@ -215,8 +259,8 @@ mod tests {
     #[test]
     fn tokens_are_found_by_their_bytes() {
         let tokens = [&b"a"[..], b"ab", b"abcdefghijklm", b"abcdefghijklmn", b"\0"];
-        let tokens = tokens.iter().zip(7..).map(|(bytes, rank)| (bytes.to_vec(), rank)).collect();
-        let vocabulary = Vocabulary::of_tokens(tokens);
+        let tokens = tokens.iter().zip(7..).map(|(bytes, rank)| (bytes.to_vec(), rank));
+        let vocabulary = Vocabulary::of_tokens(&tokens.collect::<Vec<_>>());
         let rank = |text: &[u8]| vocabulary.rank(Key::of(text, 0, text.len()));
         assert_eq!((rank(b"a"), rank(b"ab"), rank(b"abcdefghijklm"), rank(b"\0")), (7, 8, 9, 11));
         assert_eq!((rank(b"b"), rank(b"\0\0"), rank(b"abcdefghijkl")), (NONE, NONE, NONE));
