@@ -54,7 +54,7 @@ def measure(folder):
                 return (time.perf_counter() - start) * 1e6, tokens
 
             first, tokens = timed()
-            again = statistics.median(timed()[0] for _ in range(int(max(3, min(300, 5e5 / first)))))
+            again = statistics.median(timed()[0] for _ in range(max(3, min(300, 500 * 1024 // size))))
             for kind, us in (("first", first), ("again", again)):
                 print(kind, path.stem, name, us, tokens, size, sep="\t")
 

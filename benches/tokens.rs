@@ -26,9 +26,7 @@ fn main() {
             let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             texts(&name, encoding, encoding_of, &read(&path));
         }
-        for (name, text) in
-            hostile().into_iter().take(if std::env::var_os("NOH").is_some() { 0 } else { 99 })
-        {
+        for (name, text) in hostile() {
             let (us, tokens) = timed(|| encoding_of.count(&text));
             report("hostile", &name, encoding, us, tokens, text.len());
         }
@@ -47,12 +45,12 @@ fn load() {
 /// The first pass over documents, which no count has seen; the median of more passes; and what
 /// they allocate.
 fn texts(name: &str, encoding: &str, counter: Encoding, documents: &[String]) {
-    let bytes = documents.iter().map(String::len).sum();
+    let bytes: usize = documents.iter().map(String::len).sum();
     let pass = || documents.iter().map(|text| counter.count(text)).sum::<u64>();
     counter.count("Pneumonoultramicroscopicsilicovolcanoconiosis");
     let (first, tokens) = timed(pass);
     report("first", name, encoding, first, tokens, bytes);
-    let passes = (500_000.0 / first.max(1.0)).clamp(3.0, 1000.0) as usize;
+    let passes = (500 * 1024 / bytes).clamp(3, 300);
     let mut again: Vec<f64> = (0..passes).map(|_| timed(pass).0).collect();
     again.sort_by(f64::total_cmp);
     report("again", name, encoding, again[passes / 2], tokens, bytes);

@@ -87,8 +87,8 @@ impl Classes {
         let low6 = |place| usize::from(text.get(at + place).map_or(0, |byte| byte & 0x3f));
         let first = usize::from(first);
         let (code, bytes) = match first {
-            ..0xe0 => ((first & 0x1f) << 6 | low6(1), 2),
-            ..0xf0 => ((first & 0xf) << 12 | low6(1) << 6 | low6(2), 3),
+            0..0xe0 => ((first & 0x1f) << 6 | low6(1), 2),
+            0xe0..0xf0 => ((first & 0xf) << 12 | low6(1) << 6 | low6(2), 3),
             _ => ((first & 0x7) << 18 | low6(1) << 12 | low6(2) << 6 | low6(3), 4),
         };
         let page =

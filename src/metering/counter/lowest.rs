@@ -19,7 +19,7 @@ type Entry = i32;
 
 #[inline]
 fn entry(rank: u32, at: usize) -> Entry {
-    (rank << 4 | (at % FAN) as u32).cast_signed()
+    (rank << 4 | u32::try_from(at % FAN).unwrap_or_default()).cast_signed()
 }
 
 #[inline]

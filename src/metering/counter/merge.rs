@@ -20,11 +20,14 @@ const KEPT: usize = 16 * 1024;
 pub(super) struct Merger {
     /// The bytes being merged, and [`CHUNK`] zeros, so that a key can be read anywhere.
     bytes: Vec<u8>,
-    /// Where the token ends that begins here.
-    end: Vec<usize>,
-    /// Where the token begins that ends here.
-    start: Vec<usize>,
-    /// The rank of what the token that begins here and the next one are together.
+    /// Where each unit begins that merging started from, and where the last one ends. A token is
+    /// known by its first unit.
+    offset: Vec<usize>,
+    /// The token behind the one that begins with this unit.
+    next: Vec<usize>,
+    /// The token before the one that begins with this unit.
+    previous: Vec<usize>,
+    /// The rank of what the token that begins with this unit and the next one are together.
     ranks: Lowest,
 }
 
@@ -61,7 +64,7 @@ impl Merger {
         loop {
             let to = from.saturating_add(window).min(piece.len());
             let tokens = self.merge(vocabulary, &piece[from..to]);
-            let first_end = from + self.end[0];
+            let first_end = from + self.offset[self.next[0]];
             let seam = self.seam(to - from);
             if from > 0 && !self.stay_apart(vocabulary, &piece[last..first_end], from - last) {
                 return None;
@@ -76,7 +79,7 @@ impl Merger {
 
     /// Merges all that can be merged; gives the number of tokens.
     fn merge(&mut self, vocabulary: &Vocabulary, bytes: &[u8]) -> u64 {
-        let mut tokens = self.begin(vocabulary, bytes);
+        let mut tokens = self.begin(vocabulary, bytes) as u64;
         while let Some(at) = self.ranks.place() {
             self.join(vocabulary, at);
             tokens -= 1;
@@ -85,64 +88,63 @@ impl Merger {
     }
 
     /// Lays out the units that merging starts from; gives their number.
-    fn begin(&mut self, vocabulary: &Vocabulary, bytes: &[u8]) -> u64 {
+    fn begin(&mut self, vocabulary: &Vocabulary, bytes: &[u8]) -> usize {
         self.bytes.clear();
         self.bytes.extend_from_slice(bytes);
         self.bytes.extend_from_slice(&[0; CHUNK]);
-        self.end.clear();
-        self.end.resize(bytes.len(), 0);
-        self.start.clear();
-        self.start.resize(bytes.len() + 1, 0);
-        let (mut at, mut units) = (0, 0);
+        self.offset.clear();
+        let mut at = 0;
         while at < bytes.len() {
-            let end = at + vocabulary.whole_chars().unit(bytes, at);
-            self.end[at] = end;
-            self.start[end] = at;
-            units += 1;
-            at = end;
+            self.offset.push(at);
+            at += vocabulary.whole_chars().unit(bytes, at);
         }
-        let (end, padded) = (&self.end, &self.bytes);
-        self.ranks.fill((0..bytes.len()).map(|at| match end.get(end[at]) {
-            Some(_) if end[at] == 0 => NONE,
-            Some(&after) if after == at + 2 => vocabulary.rank_of_pair(padded[at], padded[at + 1]),
-            Some(&after) => vocabulary.rank_of_bytes(padded, at, after),
-            None => NONE,
-        }));
+        let units = self.offset.len();
+        self.offset.push(at);
+        self.next.clear();
+        self.next.extend(1..=units);
+        self.previous.clear();
+        self.previous.extend((0..=units).map(|unit| unit.saturating_sub(1)));
+        let pairs = self.offset.iter().zip(self.offset.iter().skip(2));
+        let ranks = pairs.map(|(from, to)| vocabulary.rank_of_bytes(&self.bytes, *from, *to));
+        self.ranks.fill(ranks.chain([NONE]));
         units
     }
 
-    /// Joins the token that begins at `at` with the next one.
+    /// Joins the token at this unit with the next one.
     #[inline]
-    fn join(&mut self, vocabulary: &Vocabulary, at: usize) {
-        let next = self.end[at];
-        let end = self.end[next];
-        self.end[at] = end;
-        self.start[end] = at;
-        self.ranks.set(next, NONE);
+    fn join(&mut self, vocabulary: &Vocabulary, unit: usize) {
+        let right = self.next[unit];
+        let after = self.next[right];
+        self.next[unit] = after;
+        self.previous[after] = unit;
+        let (from, to) = (self.offset[unit], self.offset[after]);
         let together = self
-            .end
-            .get(end)
-            .map_or(NONE, |after| vocabulary.rank_of_bytes(&self.bytes, at, *after));
-        self.ranks.set(at, together);
-        if at > 0 {
-            let before = self.start[at];
-            self.ranks.set(before, vocabulary.rank_of_bytes(&self.bytes, before, end));
+            .next
+            .get(after)
+            .map_or(NONE, |end| vocabulary.rank_of_bytes(&self.bytes, from, self.offset[*end]));
+        self.ranks.set(right, NONE);
+        self.ranks.set(unit, together);
+        if unit > 0 {
+            let before = self.previous[unit];
+            let rank = vocabulary.rank_of_bytes(&self.bytes, self.offset[before], to);
+            self.ranks.set(before, rank);
         }
     }
 
-    /// The last token's start of the window just merged that leaves [`UNSETTLED`] bytes behind it.
+    /// The start of the window's last token that leaves [`UNSETTLED`] bytes behind it.
     fn seam(&self, bytes: usize) -> Seam {
-        let mut seam = Seam { tokens: 1, last: 0, at: self.end[0] };
-        while seam.at + UNSETTLED < bytes {
-            seam = Seam { tokens: seam.tokens + 1, last: seam.at, at: self.end[seam.at] };
+        let (mut last, mut unit, mut tokens) = (0, self.next[0], 1);
+        while self.offset[unit] + UNSETTLED < bytes {
+            (last, unit) = (unit, self.next[unit]);
+            tokens += 1;
         }
-        seam
+        Seam { tokens, last: self.offset[last], at: self.offset[unit] }
     }
 
     /// Whether two tokens, of which the first has `first` bytes, are still the same two when only
     /// they are encoded.
     fn stay_apart(&mut self, vocabulary: &Vocabulary, both: &[u8], first: usize) -> bool {
-        self.merge(vocabulary, both) == 2 && self.end[0] == first
+        self.merge(vocabulary, both) == 2 && self.offset[self.next[0]] == first
     }
 }
 

@@ -180,7 +180,7 @@ impl Vocabulary {
 
     /// The rank of a token of two bytes, or [`NONE`].
     #[inline]
-    pub(super) fn rank_of_pair(&self, first: u8, second: u8) -> u32 {
+    fn rank_of_pair(&self, first: u8, second: u8) -> u32 {
         self.pairs[pair(first, second)]
     }
 
@@ -201,6 +201,9 @@ impl Vocabulary {
     /// The rank of a token of any length that hardly any bytes are, or [`NONE`].
     #[inline]
     pub(super) fn rank_of_bytes(&self, text: &[u8], from: usize, to: usize) -> u32 {
+        if to == from + 2 {
+            return self.rank_of_pair(text[from], text[from + 1]);
+        }
         let (word, bit) = filter_place(text, from, to);
         if self.filter[word] & bit == 0 {
             return NONE;
