@@ -163,6 +163,7 @@ mod tests {
     use crate::metering::counter::Family;
 
     proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
         #[test]
         fn windows_that_fit_together_count_as_the_whole(
             units in proptest::collection::vec("[a-z]{1,30}|-{1,200}|[!-~]{2}|(ab|cd|efg){9}", 60..120),
@@ -186,5 +187,32 @@ mod tests {
         assert!(!merger.stay_apart(vocabulary, b" hello", 4));
         assert!(merger.stay_apart(vocabulary, b" hello you", 6));
         assert!(!merger.stay_apart(vocabulary, b" hello you", 5));
+    }
+
+    /// 5,120 bytes of which each pair is another token, of a lower rank than the pair before it: the
+    /// pairs are joined from the end, so that the last byte decides where all the others are cut.
+    fn falling() -> (Vocabulary, Vec<u8>) {
+        let mut bytes = vec![0_u8];
+        for step in (1..=39).step_by(2) {
+            for _ in 0..256 {
+                bytes.push(bytes[bytes.len() - 1].wrapping_add(step));
+            }
+        }
+        let singles = (0..=255_u8).map(|byte| (vec![byte], u32::from(byte)));
+        let pairs = bytes.windows(2).zip((256..10_000).rev());
+        let pairs = pairs.map(|(pair, rank)| (pair.to_vec(), rank));
+        (Vocabulary::of_tokens(&singles.chain(pairs).collect::<Vec<_>>()), bytes)
+    }
+
+    #[test]
+    fn a_piece_that_is_decided_at_its_end_is_counted_in_one_window() {
+        let (vocabulary, bytes) = falling();
+        let mut merger = Merger::default();
+        // 5,001 bytes: one is left alone, the first.
+        let odd = &bytes[..5001];
+        assert_eq!(merger.count_in_windows(&vocabulary, odd, WINDOW), None);
+        assert_eq!(merger.count(&vocabulary, odd), 2501);
+        assert_eq!(merger.next[0], 1);
+        assert_eq!(merger.count(&vocabulary, &bytes[..5000]), 2500);
     }
 }

@@ -103,7 +103,7 @@ fn pieces_longer_than_a_window_count_as_in_tiktoken() {
     for unit in
         [" ", "\n", "\t ", "a", "ab", "-", "=-", "ABCd", "7", "你好世界", "é", words, &all_letters]
     {
-        for bytes in [2047, 2049, 2310, 30_000] {
+        for bytes in [2047, 2049, 2310, 9000] {
             assert_as_tiktoken(&unit.repeat(bytes / unit.len() + 1));
             assert_as_tiktoken(&format!("{}x", unit.repeat(bytes / unit.len() + 1)));
         }

@@ -129,7 +129,8 @@ impl Vocabulary {
         Self::of_tokens(&tokens)
     }
 
-    fn of_tokens(tokens: &[(Vec<u8>, u32)]) -> Self {
+    /// Tokens by their bytes and ranks.
+    pub(super) fn of_tokens(tokens: &[(Vec<u8>, u32)]) -> Self {
         let slots = (2 * tokens.len()).next_power_of_two();
         let mut vocabulary = Self {
             pairs: vec![NONE; 1 << 16],

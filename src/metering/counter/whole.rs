@@ -93,3 +93,47 @@ fn code(first: u8, rest: &[u8]) -> usize {
 fn edge(before: u8, after: u8) -> usize {
     usize::from(before) << 8 | usize::from(after)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The units of a text in a vocabulary of these tokens, with ranks from 0.
+    fn units(tokens: &[&[u8]], text: &[u8]) -> Vec<usize> {
+        let tokens: Vec<_> =
+            tokens.iter().zip(0..).map(|(token, rank)| (token.to_vec(), rank)).collect();
+        let rank = |bytes: &[u8]| {
+            tokens.iter().find(|(token, _)| token == bytes).map_or(NONE, |(_, rank)| *rank)
+        };
+        let whole = WholeChars::of(&tokens, rank);
+        let (mut at, mut units) = (0, Vec::new());
+        while at < text.len() {
+            units.push(whole.unit(text, at));
+            at += units[units.len() - 1];
+        }
+        units
+    }
+
+    #[test]
+    fn a_character_is_whole_when_tokens_over_its_edges_come_later() {
+        let e = "é".as_bytes(); // c3 a9
+        assert_eq!(units(&[e, b"\xa9\xc3", "aé".as_bytes()], "aéé".as_bytes()), [1, 2, 2]);
+        // The torn token goes first where it can be: between the two.
+        assert_eq!(units(&[b"\xa9\xc3", e], "éé".as_bytes()), [1, 1, 1, 1]);
+        assert_eq!(units(&[b"\xa9\xc3", e], "aé é".as_bytes()), [1, 2, 1, 2]);
+        assert_eq!(units(&["aé".as_bytes(), e], "é".as_bytes()), [1, 1]);
+        assert_eq!(units(&[e], "ü".as_bytes()), [1, 1]);
+    }
+
+    #[test]
+    fn a_character_of_three_bytes_needs_a_pair_of_lower_rank() {
+        let you = "你".as_bytes(); // e4 bd a0
+        assert_eq!(units(&[&you[..2], you], "你你".as_bytes()), [3, 3]);
+        assert_eq!(units(&[&you[1..], you], "你".as_bytes()), [3]);
+        assert_eq!(units(&[you, &you[..2]], "你".as_bytes()), [1, 1, 1]);
+        assert_eq!(units(&[you], "你".as_bytes()), [1, 1, 1]);
+        // Cut off, or of four bytes.
+        assert_eq!(units(&[&you[..2], you], &you[..2]), [1, 1]);
+        assert_eq!(units(&[&you[..2], you], "😀".as_bytes()), [1, 1, 1, 1]);
+    }
+}
