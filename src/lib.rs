@@ -9,7 +9,7 @@
 //! | room | knows | may use | outside crates that live only there |
 //! |---|---|---|---|
 //! | [`openai`] | the API as data: request, stream, response, usage, error | | |
-//! | [`metering`] | prices, money, tokens | `openai` | `tiktoken_rs` |
+//! | [`metering`] | prices, money, tokens | `openai` | `tiktoken_rs`, `regex_syntax`, `rustc_hash` |
 //! | [`policy`] | the policy folder: upstreams and models | `openai`, `metering` | `arc_swap`, `cel`, `regex`, `schemars`, `serde_saphyr` |
 //! | [`telemetry`] | every metric series, the log | `openai`, `metering` | `prometheus`, `tracing_subscriber` |
 //! | [`upstream`] | the way to a provider: connections, TLS, gates, retry budget | `openai`, `policy`, `telemetry` | `tokio_rustls`, `rustls_native_certs` |

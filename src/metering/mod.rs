@@ -6,6 +6,7 @@ mod cache;
 mod calibration;
 pub mod catalogue;
 pub mod cost;
+mod counter;
 mod family;
 mod images;
 mod json;

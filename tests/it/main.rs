@@ -23,4 +23,5 @@ mod spool;
 mod store;
 mod streams;
 mod support;
+mod token_corpus;
 mod tokens;
