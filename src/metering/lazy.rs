@@ -17,6 +17,8 @@ use crate::openai::unescape::unescape_text;
 
 /// Most bytes of text that are counted between two awaits: 0.7 ms, in the worst case 60 ms.
 const INLINE_BYTES: usize = 64 * 1024;
+/// How many times that long tools may be once they are rendered.
+const MOST_RENDERED: usize = 4;
 /// Longest token of any encoding.
 const LONGEST_TOKEN_BYTES: usize = 128;
 /// Longest escape of one byte of text, `\u0000`.
@@ -130,7 +132,7 @@ impl<'a> LazyPrompt<'a> {
             if !self.is_short(&progress) {
                 return self.sample_exceeds(limit);
             }
-            if !self.advance(limit) {
+            if !self.advance(limit)? {
                 return Ok(true);
             }
         }
@@ -148,7 +150,7 @@ impl<'a> LazyPrompt<'a> {
             if !self.is_short(&self.progress()) {
                 return Err(NeedsExact);
             }
-            self.advance(u64::MAX);
+            self.advance(u64::MAX)?;
         }
     }
 
@@ -160,7 +162,7 @@ impl<'a> LazyPrompt<'a> {
             let outline = self.outline();
             let mut parts = outline.fixed;
             for leaf in &outline.leaves {
-                parts.add(leaf.part, self.count_leaf(&leaf.words));
+                parts.add(leaf.part, self.count_text(&leaf.words, &leaf.words.text()));
             }
             let tokens = parts.total();
             self.total.set(Some(tokens));
@@ -222,26 +224,28 @@ impl<'a> LazyPrompt<'a> {
     }
 
     /// Counts the next leaf; false when that takes the prompt beyond `limit`.
-    fn advance(&self, limit: u64) -> bool {
+    fn advance(&self, limit: u64) -> Result<bool, NeedsExact> {
         self.note(Effort::Counted);
         let Progress { next, tokens, mut rest } = self.progress();
-        let Some(leaf) = self.outline().leaves.get(next) else { return true };
+        let Some(leaf) = self.outline().leaves.get(next) else { return Ok(true) };
         rest.subtract(&Bounds::of(leaf));
+        let text = leaf.words.text();
+        if text.len() > MOST_RENDERED * INLINE_BYTES {
+            return Err(NeedsExact);
+        }
         let left = limit.saturating_sub(tokens.saturating_add(rest.least));
-        let counted = if leaf.words.is_rendered() {
-            self.count_leaf(&leaf.words)
-        } else if let Some(counted) = self.encoding.count_till(&leaf.words.text(), left) {
-            counted
-        } else {
-            return false;
+        let counted = match leaf.words.is_rendered() {
+            true => Some(self.count_text(&leaf.words, &text)),
+            false => self.encoding.count_till(&text, left),
         };
+        let Some(counted) = counted else { return Ok(false) };
         self.reached(Progress { next: next + 1, tokens: tokens.saturating_add(counted), rest });
-        true
+        Ok(true)
     }
 
     /// Counts a text, and remembers what is likely to come again.
-    fn count_leaf(&self, words: &Words<'_>) -> u64 {
-        let tokens = self.encoding.count(&words.text());
+    fn count_text(&self, words: &Words<'_>, text: &str) -> u64 {
+        let tokens = self.encoding.count(text);
         if let Some(key) = words.key(self.encoding) {
             cache::put(key, tokens);
         }

@@ -82,6 +82,19 @@ fn tools_too_long_to_be_counted_at_once_need_a_thread() {
 }
 
 #[test]
+fn tools_that_become_long_when_rendered_need_a_thread() {
+    let mut schema = json!({ "type": "string", "description": "\n".repeat(20_000) });
+    for _ in 0..20 {
+        schema = json!({ "type": "object", "properties": { "a": schema } });
+    }
+    let body = json!({ "messages": [], "tools": [{ "name": "f", "parameters": schema }] });
+    let body = body.to_string();
+    assert!(body.len() < INLINE_BYTES);
+    assert_eq!(prompt(&body).exceeds(1000), Err(NeedsExact));
+    assert_eq!(prompt(&body).tokens(), Err(NeedsExact));
+}
+
+#[test]
 fn the_counts_of_many_short_messages_are_sampled_together() {
     let message = json!({ "role": "user", "content": "How are you today, my friend?" });
     let body = json!({ "messages": vec![message; 10_000] }).to_string();
