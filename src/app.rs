@@ -178,10 +178,12 @@ pub fn simulate(arguments: &cli::Simulate) -> Result<(), AppError> {
 
 /// Loads the vocabularies beside the start: the first call that is counted need not wait for them.
 fn warm_tokenizer() -> Result<(), AppError> {
-    let thread = std::thread::Builder::new().name("warm tokenizer".to_owned());
-    let started =
-        thread.spawn(tokens::warm).map_err(|error| AppError::Other(format!("no thread: {error}")));
-    started.map(drop)
+    let warm = || {
+        tokens::warm();
+        tracing::info!("the tokenizer is ready");
+    };
+    let started = std::thread::Builder::new().name("tokenizer".to_owned()).spawn(warm);
+    started.map(drop).map_err(|error| AppError::Other(format!("no thread: {error}")))
 }
 
 fn start_log(config: &Config) -> Result<log::LogGuard, AppError> {

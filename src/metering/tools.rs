@@ -14,35 +14,34 @@ use crate::metering::json::text;
 /// Deepest nesting of a schema that is rendered.
 const DEEPEST: usize = 32;
 
-/// Most bytes that references may add to a schema, so that a few which name each other do not
-/// become millions.
-const MOST_REFERRED: usize = 64 * 1024;
+/// How many times their JSON's length tools may have before references stay closed, so that a few
+/// which name each other do not become millions.
+const MOST_REFERRED: usize = 4;
 
 /// Renders the function tools of a request; None when there are none.
 pub(super) fn render(tools: &RawValue) -> Option<String> {
     let mut out = String::from("namespace functions {\n\n");
-    let start = out.len();
+    let (start, most) = (out.len(), MOST_REFERRED * tools.get().len());
     each(tools, |tool| {
         if let Some(tool) = Fields::of(tool) {
-            function(&mut out, &tool);
+            function(&mut out, &tool, most);
         }
     });
     (out.len() > start).then(|| out + "} // namespace functions")
 }
 
 /// One tool: nested under `function` in chats, flat in responses.
-fn function(out: &mut String, tool: &Fields<'_>) -> Option<()> {
+fn function(out: &mut String, tool: &Fields<'_>, most: usize) -> Option<()> {
     let nested = tool.object("function");
     let function = nested.as_ref().unwrap_or(tool);
     let name = function.text("name")?;
     comment(out, "", function.text("description").as_deref());
     out.push_str("type ");
     out.push_str(&name);
-    match function.get("parameters").and_then(|raw| Some((raw, Fields::of(raw)?))) {
-        Some((raw, schema)) if has_properties(&schema) => {
+    match function.object("parameters") {
+        Some(schema) if has_properties(&schema) => {
             out.push_str(" = (_: ");
             comment(out, "", schema.text("description").as_deref());
-            let most = out.len() + MOST_REFERRED + raw.get().len();
             Types { out, definitions: Definitions::of(&schema), most }.object(&schema, "", 0);
             out.push_str(") => any;\n\n");
         }
@@ -262,6 +261,24 @@ type now = () => any;
 
 } // namespace functions"#;
         assert_eq!(render(tools).unwrap(), expected);
+    }
+
+    #[test]
+    fn what_a_schema_refers_to_is_shown_in_its_place() {
+        let tool = raw(r##"[{"name":"f","parameters":{"description":"Where.","properties":
+            {"at":{"$ref":"#/$defs/P"},"no":{"$ref":"#/x"}},"$defs":{"P":{"enum":[1,2]}}}}]"##);
+        assert!(render(tool).unwrap().contains("(_: // Where.\n{\nat?: 1 | 2,\nno?: any,\n}"));
+    }
+
+    #[test]
+    fn references_that_name_each_other_come_to_an_end() {
+        let twice = r##"{"properties":{"a":{"$ref":"#/$defs/P"},"b":{"$ref":"#/$defs/P"}},"type":"object"}"##;
+        let tool = format!(
+            r#"{{"name":"f","parameters":{{"properties":{{"x":{twice}}},"$defs":{{"P":{twice}}}}}}}"#
+        );
+        let tools = format!("[{}]", vec![tool; 100].join(","));
+        let shown = render(raw(&tools)).unwrap();
+        assert!(shown.len() < 6 * tools.len(), "{} of {}", shown.len(), tools.len());
     }
 
     #[test]
