@@ -105,6 +105,7 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
     }
     let metrics = Arc::new(Metrics::new()?);
     metrics.policy_loaded(policy.revision());
+    warm_tokenizer(&policy);
     let upstreams = Arc::new(Upstreams::new(&policy)?);
     let policy = Arc::new(PolicyHandle::new(policy));
     let live = Arc::new(LiveStats::default());
@@ -133,7 +134,6 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
     tasks.push(("chores", Box::pin(chores(upstreams, policy, live, Arc::clone(&metrics)))));
     make_room_for_socket(&config.upgrade_socket)?;
     let settings = server_settings(&config, arguments.upgrade);
-    warm_tokenizer()?;
     tracing::info!(listen = %config.listen, control = %config.control.listen, simulate = arguments.simulate, "starting");
     let log = Arc::new(log);
     let at_end = (recorder.clone(), Arc::clone(&log));
@@ -176,14 +176,20 @@ pub fn simulate(arguments: &cli::Simulate) -> Result<(), AppError> {
     })
 }
 
-/// Loads the vocabularies beside the start: the first call that is counted need not wait for them.
-fn warm_tokenizer() -> Result<(), AppError> {
+/// Loads the vocabularies beside the start, where rules ask for tokens: the first request that they
+/// look at does not wait for them, and who has no such rule does not pay for them in memory.
+fn warm_tokenizer(policy: &Policy) {
+    if !policy.reads_tokens() {
+        return;
+    }
     let warm = || {
         tokens::warm();
         tracing::info!("the tokenizer is ready");
     };
     let started = std::thread::Builder::new().name("tokenizer".to_owned()).spawn(warm);
-    started.map(drop).map_err(|error| AppError::Other(format!("no thread: {error}")))
+    if let Err(error) = started {
+        tracing::warn!(%error, "no thread to load the tokenizer: the first count will");
+    }
 }
 
 fn start_log(config: &Config) -> Result<log::LogGuard, AppError> {
@@ -290,6 +296,7 @@ fn reload(
         Seen::Applied(policy) => {
             metrics.policy_loaded(policy.revision());
             metrics.policy_applied();
+            warm_tokenizer(policy);
             tracing::info!(revision = policy.revision(), "policy in force");
             for warning in &policy.warnings {
                 tracing::warn!("{warning}");

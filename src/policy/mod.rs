@@ -148,6 +148,11 @@ impl Policy {
         self.reads_live
     }
 
+    /// Whether any rule asks for the prompt's tokens.
+    pub fn reads_tokens(&self) -> bool {
+        self.rules.iter().any(|rule| rule.reads_tokens())
+    }
+
     /// The tokenizer of a model.
     pub fn encoding_of(&self, model: &str) -> Encoding {
         self.model(model).and_then(|row| row.encoding).unwrap_or_else(|| Encoding::of(model))

@@ -106,6 +106,12 @@ impl Rule {
         }
     }
 
+    /// Whether its decision may depend on the prompt's tokens.
+    pub(super) fn reads_tokens(&self) -> bool {
+        matches!(self.action, Action::Cheapest(_) | Action::Fastest(_))
+            || self.when.as_ref().is_some_and(Expression::reads_tokens)
+    }
+
     /// Whether its decision depends on how models are doing.
     pub(super) fn reads_live(&self) -> bool {
         matches!(self.action, Action::Cheapest(_) | Action::Fastest(_))

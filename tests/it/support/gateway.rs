@@ -13,7 +13,6 @@ use std::time::Instant;
 
 use tempfile::TempDir;
 
-use super::eventually;
 use super::http::get;
 use super::metrics::Metrics;
 use super::ports::Port;
@@ -273,9 +272,8 @@ impl Gateway {
         self.metrics().sum(name, labels)
     }
 
-    /// Memory in use, in bytes, once what is loaded beside the start is there.
+    /// Memory in use, in bytes.
     pub(crate) fn resident_bytes(&self) -> u64 {
-        eventually("it is loaded", || self.log().contains("the tokenizer is ready"));
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()));
         let status = status.unwrap();
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
