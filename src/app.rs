@@ -20,7 +20,6 @@ use crate::config::Environment;
 use crate::config::LogFormat;
 use crate::metering::tokens;
 use crate::policy;
-use crate::policy::Assumed;
 use crate::policy::Policy;
 use crate::policy::PolicyHandle;
 use crate::policy::Refused;
@@ -28,6 +27,7 @@ use crate::policy::Reloader;
 use crate::policy::Seen;
 use crate::proxy::Gateway;
 use crate::proxy::LiveStats;
+use crate::proxy::LiveView;
 use crate::proxy::look_for_shutdowns;
 use crate::proxy::today;
 use crate::server;
@@ -124,7 +124,7 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
     let policies = PolicyParts {
         policy: Arc::clone(&policy),
         settings: Arc::new(policy_settings.clone()),
-        figures: figures(),
+        figures: figures(&live, &upstreams),
     };
     let control = control_plane(&config, &environment, &metrics, &readiness, policies, ledger)?;
     tasks.push(("control plane", control));
@@ -270,12 +270,10 @@ fn control_plane(
     }))
 }
 
-/// How the models are doing, for `POST /api/route/explain`: nothing is known but their last days.
-fn figures() -> Figures {
-    Arc::new(|policy, ask| {
-        let unix_s = u64::try_from(today() * 86_400).unwrap_or_default();
-        ask(&Assumed::new(policy, unix_s));
-    })
+/// How the models are doing, for `POST /api/route/explain`: what live routing sees.
+fn figures(live: &Arc<LiveStats>, upstreams: &Arc<Upstreams>) -> Figures {
+    let (live, upstreams) = (Arc::clone(live), Arc::clone(upstreams));
+    Arc::new(move |policy, ask| ask(&LiveView::new(&live, &upstreams, policy)))
 }
 
 /// Watches the policy folder; a change is in force as a whole, or not at all.

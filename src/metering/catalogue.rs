@@ -81,7 +81,7 @@ pub enum Mode {
 }
 
 /// Prices in USD of what is not counted in tokens, as decimal texts: some have more digits than
-/// exact money holds. No bill uses them yet.
+/// exact money holds. No bill uses video yet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UnitPrices {
     /// One character of text to speak.

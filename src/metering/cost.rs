@@ -2,6 +2,7 @@
 
 use crate::metering::catalogue::Mode;
 use crate::metering::catalogue::Model;
+use crate::metering::catalogue::UnitPrices;
 pub use crate::metering::money::Usd;
 use crate::metering::rates::Rates;
 use crate::metering::rates::Tier;
@@ -57,13 +58,60 @@ pub struct Bill {
     pub usage: Usage,
     /// Who counted it.
     pub source: UsageSource,
-    /// The sum of the parts; None exactly when `status` is unpriced. Fees that are not per token
-    /// (web search, seconds of audio) are not in it.
+    /// The sum of the parts and the fees; None exactly when `status` is unpriced.
     pub cost: Option<Usd>,
     /// How far `cost` can be trusted.
     pub status: PriceStatus,
     /// The parts with tokens in them. They overlap nowhere and add up to the usage's totals.
     pub parts: Vec<Part>,
+    /// What is billed besides tokens.
+    pub fees: Vec<Fee>,
+}
+
+/// What has a price and is no token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fee {
+    /// What it is.
+    pub unit: Unit,
+    /// How many, in thousandths.
+    pub thousandths: u64,
+    /// The price of all of them; None where none is listed.
+    pub cost: Option<Usd>,
+}
+
+/// A unit that is billed and is no token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// A second of audio heard.
+    SecondInput,
+    /// A character of text to speak.
+    Character,
+    /// A search of the web.
+    WebSearch,
+}
+
+impl Unit {
+    /// The name in bills.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::SecondInput => "second_input",
+            Self::Character => "character",
+            Self::WebSearch => "web_search_call",
+        }
+    }
+
+    /// The listed price of one, as decimal text. All sizes of a search's context cost the same
+    /// today; where they do not, the middle one counts, which is the default of requests.
+    fn price(self, units: &UnitPrices) -> Option<&str> {
+        match self {
+            Self::SecondInput => units.second_input.as_deref(),
+            Self::Character => units.character.as_deref(),
+            Self::WebSearch => {
+                let sizes = &units.web_search_call;
+                sizes.get("medium").or_else(|| sizes.values().next()).map(String::as_str)
+            }
+        }
+    }
 }
 
 /// The tokens of one kind in a bill.
@@ -108,14 +156,47 @@ pub fn price(
             price: rates.and_then(|rates| rate(rates, kind)),
         })
         .collect();
-    // Without rates even nothing has no price; with them nothing costs a true 0.
-    let cost = rates.and_then(|_| parts.iter().map(Part::cost).sum::<Option<Usd>>());
+    let fees = fees(model, usage);
+    let cost = total(rates, &parts, &fees);
     let status = match (cost, source) {
         (None, _) => PriceStatus::Unpriced,
         (Some(_), UsageSource::Reported) if split.agrees => PriceStatus::Exact,
         (Some(_), _) => PriceStatus::Estimated,
     };
-    Bill { usage: *usage, source, cost, status, parts }
+    Bill { usage: *usage, source, cost, status, parts, fees }
+}
+
+/// What is billed besides tokens.
+fn fees(model: Option<&Model>, usage: &Usage) -> Vec<Fee> {
+    // Models that search by themselves do it once for each answer, and do not report it.
+    let searches_itself = model.is_some_and(|model| {
+        model.name.contains("-search-") && !model.units.web_search_call.is_empty()
+    });
+    let searches = usage.web_searches.max(u64::from(searches_itself && usage.output > 0));
+    let counts = [
+        (Unit::SecondInput, usage.heard_ms),
+        (Unit::Character, usage.characters.saturating_mul(1_000)),
+        (Unit::WebSearch, searches.saturating_mul(1_000)),
+    ];
+    let counts = counts.into_iter().filter(|(_, thousandths)| *thousandths > 0);
+    counts
+        .map(|(unit, thousandths)| {
+            let price = model.and_then(|model| unit.price(&model.units));
+            let cost = price.and_then(|price| Usd::of_units(price, thousandths).ok());
+            Fee { unit, thousandths, cost }
+        })
+        .collect()
+}
+
+/// Without rates even nothing has no price; with them nothing costs a true 0. What is billed by
+/// other units alone needs no rates for tokens.
+fn total(rates: Option<&Rates>, parts: &[Part], fees: &[Fee]) -> Option<Usd> {
+    if rates.is_none() && (fees.is_empty() || !parts.is_empty()) {
+        return None;
+    }
+    let tokens: Option<Usd> = parts.iter().map(Part::cost).sum();
+    let units: Option<Usd> = fees.iter().map(|fee| fee.cost).sum();
+    Some(tokens? + units?)
 }
 
 fn rates_of<'a>(model: &'a Model, usage: &Usage, service_tier: Option<&str>) -> Option<&'a Rates> {
@@ -256,6 +337,37 @@ mod tests {
     }
 
     #[test]
+    fn seconds_characters_and_searches_have_prices_of_their_own() {
+        let heard = Usage { heard_ms: 9_500, ..Usage::default() };
+        // 9.5 x 0.0001
+        assert_eq!(cost("whisper-1", heard, None), "0.00095");
+        assert_eq!(cost("gpt-5", heard, None), "unpriced");
+        let spoken = Usage { characters: 2_000, ..Usage::default() };
+        // 2000 x 15e-6
+        assert_eq!(cost("tts-1", spoken, None), "0.03");
+        let searched = Usage { web_searches: 3, ..text(1000, 0, 100) };
+        // 1000 x 1.25e-6 + 100 x 10e-6 + 3 x 0.01 = 0.00125 + 0.001 + 0.03
+        assert_eq!(cost("gpt-5", searched, None), "0.03225");
+        // One search for each answer: 1000 x 2.5e-6 + 100 x 10e-6 + 0.025
+        assert_eq!(cost("gpt-4o-search-preview", text(1000, 0, 100), None), "0.0285");
+        // No price for searches is listed: the call is not cheap, it is unpriced.
+        assert_eq!(cost("gpt-4.1-nano", searched, None), "unpriced");
+    }
+
+    #[test]
+    fn a_cache_that_is_kept_for_longer_has_its_own_price_of_writing() {
+        let usage = Usage { cache_write: 5000, ..text(10_000, 2000, 100) };
+        let short = bill("gpt-6-luna", usage, None);
+        let long = bill("gpt-6-luna", Usage { long_retention: true, ..usage }, None);
+        let priced = |bill: &Bill, kind| {
+            bill.parts.iter().find(|part| part.kind == kind).map(|part| part.tokens)
+        };
+        assert_eq!(priced(&short, TokenKind::CacheWrite), Some(5000));
+        assert_eq!(priced(&long, TokenKind::CacheWriteLongTtl), Some(5000));
+        assert!(long.cost > short.cost, "{:?} {:?}", long.cost, short.cost);
+    }
+
+    #[test]
     fn without_a_rate_there_is_no_cost_at_all() {
         let usage = text(10, 0, 10);
         assert_eq!(cost("a-model-nobody-knows", usage, None), "unpriced");
@@ -299,13 +411,14 @@ mod tests {
                 audio_input, image_input, output, reasoning, audio_output, image_output] = counts;
             let usage = Usage { input, cached_input, cached_audio_input, cached_image_input,
                 cache_write, audio_input, image_input, output, reasoning, audio_output,
-                image_output };
+                image_output, ..Usage::default() };
             let bill = price(model, &usage, UsageSource::Reported, None);
             let tokens: u128 = bill.parts.iter().map(|part| u128::from(part.tokens)).sum();
             proptest::prop_assert_eq!(tokens, u128::from(input) + u128::from(output));
             if let Some(cost) = bill.cost {
                 let parts: Usd = bill.parts.iter().filter_map(Part::cost).sum();
-                proptest::prop_assert_eq!(cost, parts);
+                let fees: Usd = bill.fees.iter().filter_map(|fee| fee.cost).sum();
+                proptest::prop_assert_eq!(cost, parts + fees);
             }
         }
 

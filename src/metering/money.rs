@@ -65,6 +65,26 @@ impl Usd {
         Self(self.0.saturating_mul(i128::from(count)))
     }
 
+    /// The price of `count` thousandths of a unit, at a decimal price such as `0.000283333333333` a
+    /// unit; rounded to the nearest picodollar, half up, once.
+    ///
+    /// # Errors
+    /// When the price is no decimal, is negative, or is finer than 10^-24 USD.
+    pub fn of_units(price: &str, thousandths: u64) -> Result<Self, MoneyError> {
+        // Twelve more digits than money has, so that the price is exact until it is multiplied.
+        let (mantissa, exponent) =
+            price.trim().split_once(['e', 'E']).unwrap_or((price.trim(), "0"));
+        let exponent: i32 = exponent.parse().map_err(|_| MoneyError::NotANumber)?;
+        let shifted = format!("{mantissa}e{}", exponent.saturating_add(12));
+        let Self(fine) = shifted.parse()?;
+        if fine < 0 {
+            return Err(MoneyError::OutOfRange);
+        }
+        let whole = fine.checked_mul(i128::from(thousandths)).ok_or(MoneyError::OutOfRange)?;
+        let unit = 1_000 * PICODOLLARS_PER_DOLLAR;
+        Ok(Self((whole + unit / 2) / unit))
+    }
+
     /// The nearest float, for the Prometheus export alone. Never add these up.
     #[expect(clippy::cast_precision_loss, reason = "an export of at most 15 digits")]
     pub fn to_f64(self) -> f64 {
@@ -243,5 +263,15 @@ mod tests {
     fn the_export_to_a_float_is_the_nearest_one() {
         assert!((usd("0.0033475").to_f64() - 0.003_347_5).abs() < f64::EPSILON);
         assert!((usd("123456789.25").to_f64() - 123_456_789.25).abs() < 1e-6);
+    }
+    #[test]
+    fn a_price_finer_than_money_is_rounded_once_for_all_units() {
+        let cost = |price, thousandths| Usd::of_units(price, thousandths).map(|c| c.to_string());
+        assert_eq!(cost("0.0001", 9_000), Ok("0.0009".to_owned()));
+        assert_eq!(cost("1.5e-05", 12_000), Ok("0.00018".to_owned()));
+        // 3 s at 0.000283333333333: 0.000849999999999, to the picodollar.
+        assert_eq!(cost("0.000283333333333", 3_000), Ok("0.00085".to_owned()));
+        assert_eq!(cost("0.000283333333333", 1_000), Ok("0.000283333333".to_owned()));
+        assert!(cost("-1", 1).is_err() && cost("x", 1).is_err() && cost("1", u64::MAX).is_err());
     }
 }

@@ -40,7 +40,11 @@ impl Split {
         let written = self.cut(usage.cache_write, text + image + audio);
         let [text_written, image_written, audio_written] =
             text_first(written, [text, image, audio]);
-        self.put(TokenKind::CacheWrite, written);
+        let kind = match usage.long_retention {
+            true => TokenKind::CacheWriteLongTtl,
+            false => TokenKind::CacheWrite,
+        };
+        self.put(kind, written);
         self.put(TokenKind::Input, text - text_written);
         self.put(TokenKind::ImageInput, image - image_written);
         self.put(TokenKind::AudioInput, audio - audio_written);

@@ -24,7 +24,7 @@ impl AnswerFacts {
     pub fn read(body: &[u8]) -> Option<Self> {
         let mut facts = Self::default();
         let mut status = None;
-        let mut is_response = false;
+        let (mut is_response, mut searches) = (false, 0);
         for member in scan::members(body).ok()?.list {
             let value = member.value.of(body);
             match member.name.of(body) {
@@ -34,8 +34,12 @@ impl AnswerFacts {
                 b"object" => is_response = value == br#""response""#,
                 b"status" => status = Some(value),
                 b"choices" => facts.finish_reason = finish_reason(value),
+                b"output" => searches = web_searches(value),
                 _ => {}
             }
+        }
+        if let Some(usage) = &mut facts.usage {
+            usage.web_searches = searches;
         }
         // Files, jobs and batches have a status of another kind.
         if is_response {
@@ -77,6 +81,21 @@ fn finish_reason(choices: &[u8]) -> Option<String> {
     let value = after.trim_ascii_start().strip_prefix(b":")?.trim_ascii_start();
     let end = value.iter().skip(1).position(|&byte| byte == b'"')? + 2;
     value.starts_with(b"\"").then(|| text(value.get(..end)?))?
+}
+
+/// The searches among a response's output items; opening a page and finding in it cost nothing.
+pub(super) fn web_searches(output: &[u8]) -> u64 {
+    // Inside a JSON string the quotes would be escaped: what a model writes is not taken for it.
+    if memchr::memmem::find(output, br#""web_search_call""#).is_none() {
+        return 0;
+    }
+    let items: Vec<Value> = serde_json::from_slice(output).unwrap_or_default();
+    let searches = items.iter().filter(|item| {
+        let action = item.pointer("/action/type").and_then(Value::as_str);
+        item.get("type").is_some_and(|kind| kind == "web_search_call")
+            && action.is_none_or(|action| action == "search")
+    });
+    u64::try_from(searches.count()).unwrap_or(u64::MAX)
 }
 
 fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
@@ -139,6 +158,18 @@ mod tests {
            "finish_reason":"tool_calls"}],
         "usage":{"prompt_tokens":9,"completion_tokens":4,"total_tokens":13},
         "service_tier":"flex","system_fingerprint":null}"#;
+
+    #[test]
+    fn searches_of_a_response_are_counted_and_openings_of_pages_are_not() {
+        let body = r#"{"object":"response","status":"completed","output":[
+            {"type":"web_search_call","action":{"type":"search","query":"x"}},
+            {"type":"web_search_call","action":{"type":"open_page"}},
+            {"type":"web_search_call"},
+            {"type":"message","content":[{"type":"output_text","text":"\"web_search_call\""}]}],
+            "usage":{"input_tokens":1,"output_tokens":2}}"#;
+        let facts = AnswerFacts::read(body.as_bytes()).unwrap();
+        assert_eq!(facts.usage.unwrap().web_searches, 2);
+    }
 
     #[test]
     fn a_chat_answer_tells_model_tier_usage_and_the_first_finish_reason() {

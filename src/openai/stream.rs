@@ -9,6 +9,7 @@ use crate::openai::endpoint::Endpoint;
 use crate::openai::events::{Event, EventSplitter, Verdict};
 use crate::openai::keys::{Keys, Value};
 use crate::openai::request::{field, string};
+use crate::openai::response::web_searches;
 use crate::openai::scan::{self, Member};
 use crate::openai::unescape::unescape_text;
 
@@ -20,6 +21,8 @@ pub const MAX_SEEN_TEXT_BYTES: usize = 256 << 10;
 pub struct StreamSeen {
     /// JSON text of the last `usage` object; of `response.usage` in the event that ends a response.
     pub usage: Option<Bytes>,
+    /// Searches of the web among a response's output.
+    pub web_searches: u64,
     /// The model of the first event that names one.
     pub model: Option<String>,
     /// The tier of the last event that names one.
@@ -221,6 +224,7 @@ impl Observer {
         self.see_model_and_tier(&response);
         if last {
             self.see_usage(&response);
+            self.seen.web_searches = response.get("output").map_or(0, web_searches);
             let status = response.string("status").map(Cow::into_owned);
             self.seen.finish_reason = status.or(self.seen.finish_reason.take());
         }

@@ -1,7 +1,9 @@
 //! What a call used, as the provider reports it.
 
-use serde::Deserialize;
-use serde_json::value::RawValue;
+use std::borrow::Cow;
+
+use crate::openai::scan;
+use crate::openai::unescape::unescape;
 
 /// More tokens than any call can use; a report above it is a mistake, and sums of it stay far from
 /// overflow.
@@ -34,101 +36,89 @@ pub struct Usage {
     pub audio_output: u64,
     /// Image output.
     pub image_output: u64,
-}
-
-/// A `usage` object as any endpoint spells it. Both families of names may be present at once:
-/// some servers send the newer names beside the older ones.
-#[derive(Deserialize)]
-struct Report<'a> {
-    prompt_tokens: Option<u64>,
-    input_tokens: Option<u64>,
-    completion_tokens: Option<u64>,
-    output_tokens: Option<u64>,
-    #[serde(borrow)]
-    prompt_tokens_details: Option<&'a RawValue>,
-    #[serde(borrow)]
-    input_tokens_details: Option<&'a RawValue>,
-    // Realtime and transcriptions drop the plural s.
-    #[serde(borrow)]
-    input_token_details: Option<&'a RawValue>,
-    #[serde(borrow)]
-    completion_tokens_details: Option<&'a RawValue>,
-    #[serde(borrow)]
-    output_tokens_details: Option<&'a RawValue>,
-    #[serde(borrow)]
-    output_token_details: Option<&'a RawValue>,
-}
-
-#[derive(Default, Deserialize)]
-struct InputDetails<'a> {
-    cached_tokens: Option<u64>,
-    cache_write_tokens: Option<u64>,
-    audio_tokens: Option<u64>,
-    image_tokens: Option<u64>,
-    #[serde(borrow)]
-    cached_tokens_details: Option<&'a RawValue>,
-}
-
-#[derive(Default, Deserialize)]
-struct CachedDetails {
-    audio_tokens: Option<u64>,
-    image_tokens: Option<u64>,
-}
-
-#[derive(Default, Deserialize)]
-struct OutputDetails {
-    reasoning_tokens: Option<u64>,
-    audio_tokens: Option<u64>,
-    image_tokens: Option<u64>,
+    /// Audio heard that is billed by its length, in milliseconds; no part of any token count.
+    pub heard_ms: u64,
+    /// Characters of text that are billed as such, to be spoken.
+    pub characters: u64,
+    /// Searches of the web, each with a price of its own.
+    pub web_searches: u64,
+    /// Whether the cache that was written to is kept for longer, at a price of its own.
+    pub long_retention: bool,
 }
 
 impl Usage {
-    /// Reads the JSON text of one `usage` object. Missing and null parts are 0.
+    /// Reads the JSON text of one `usage` object, as any endpoint spells it. Missing and null parts
+    /// are 0; of a number that is told in two spellings the larger counts: servers that send both
+    /// may leave one at 0.
     ///
-    /// None when the text is not an object, when it names neither input nor output tokens (such as
-    /// a transcription billed by duration: 0 tokens would be a claim, not a report), or when a
-    /// number is negative, fractional or beyond 2^40.
+    /// None when the text is not an object, when it names neither input nor output tokens nor a
+    /// duration, or when a number is negative, fractional (but for seconds) or beyond 2^40.
     pub fn from_json(raw: &[u8]) -> Option<Self> {
-        let report: Report<'_> = object(std::str::from_utf8(raw).ok()?)?;
-        let input = larger(report.prompt_tokens, report.input_tokens);
-        let output = larger(report.completion_tokens, report.output_tokens);
+        let mut usage = Self::default();
+        let (mut input, mut output, mut seconds) = (None, None, None);
+        for (name, value) in object(raw)? {
+            match &*name {
+                b"prompt_tokens" | b"input_tokens" => input = input.max(number(value)?),
+                b"completion_tokens" | b"output_tokens" => output = output.max(number(value)?),
+                b"seconds" => seconds = seconds.max(Some(millis(value)?)),
+                // Realtime and transcriptions drop the plural s.
+                b"prompt_tokens_details" | b"input_tokens_details" | b"input_token_details" => {
+                    usage.add_input_details(value)?;
+                }
+                b"completion_tokens_details"
+                | b"output_tokens_details"
+                | b"output_token_details" => usage.add_output_details(value)?,
+                _ => {}
+            }
+        }
         if input.is_none() && output.is_none() {
-            return None;
+            // A transcription that is billed by its length.
+            usage.heard_ms = seconds?;
         }
-        let mut usage =
-            Self { input: input.unwrap_or(0), output: output.unwrap_or(0), ..Self::default() };
-        for raw in
-            [report.prompt_tokens_details, report.input_tokens_details, report.input_token_details]
-        {
-            usage.add_input_details(raw)?;
-        }
-        for raw in [
-            report.completion_tokens_details,
-            report.output_tokens_details,
-            report.output_token_details,
-        ] {
-            usage.add_output_details(raw)?;
-        }
+        (usage.input, usage.output) = (input.unwrap_or(0), output.unwrap_or(0));
         usage.is_plausible().then_some(usage)
     }
 
-    fn add_input_details(&mut self, raw: Option<&RawValue>) -> Option<()> {
-        let details: InputDetails<'_> = part(raw)?;
-        let cached: CachedDetails = part(details.cached_tokens_details)?;
-        raise(&mut self.cached_input, details.cached_tokens);
-        raise(&mut self.cache_write, details.cache_write_tokens);
-        raise(&mut self.audio_input, details.audio_tokens);
-        raise(&mut self.image_input, details.image_tokens);
-        raise(&mut self.cached_audio_input, cached.audio_tokens);
-        raise(&mut self.cached_image_input, cached.image_tokens);
+    fn add_input_details(&mut self, raw: &[u8]) -> Option<()> {
+        for (name, value) in part(raw)? {
+            let tokens = match &*name {
+                b"cached_tokens" => &mut self.cached_input,
+                b"cache_write_tokens" => &mut self.cache_write,
+                b"audio_tokens" => &mut self.audio_input,
+                b"image_tokens" => &mut self.image_input,
+                b"cached_tokens_details" => {
+                    self.add_cached_details(value)?;
+                    continue;
+                }
+                _ => continue,
+            };
+            *tokens = (*tokens).max(number(value)?.unwrap_or(0));
+        }
         Some(())
     }
 
-    fn add_output_details(&mut self, raw: Option<&RawValue>) -> Option<()> {
-        let details: OutputDetails = part(raw)?;
-        raise(&mut self.reasoning, details.reasoning_tokens);
-        raise(&mut self.audio_output, details.audio_tokens);
-        raise(&mut self.image_output, details.image_tokens);
+    fn add_cached_details(&mut self, raw: &[u8]) -> Option<()> {
+        for (name, value) in part(raw)? {
+            let tokens = match &*name {
+                b"audio_tokens" => &mut self.cached_audio_input,
+                b"image_tokens" => &mut self.cached_image_input,
+                _ => continue,
+            };
+            *tokens = (*tokens).max(number(value)?.unwrap_or(0));
+        }
+        Some(())
+    }
+
+    fn add_output_details(&mut self, raw: &[u8]) -> Option<()> {
+        for (name, value) in part(raw)? {
+            let tokens = match &*name {
+                b"reasoning_tokens" => &mut self.reasoning,
+                b"audio_tokens" => &mut self.audio_output,
+                b"image_tokens" => &mut self.image_output,
+                _ => continue,
+            };
+            *tokens = (*tokens).max(number(value)?.unwrap_or(0));
+        }
         Some(())
     }
 
@@ -145,32 +135,44 @@ impl Usage {
             self.reasoning,
             self.audio_output,
             self.image_output,
+            self.heard_ms,
         ]
         .iter()
         .all(|&tokens| tokens <= MOST_TOKENS)
     }
 }
 
-/// Reads one JSON object. serde would also read an array into a struct, by position.
-fn object<'a, T: Deserialize<'a>>(text: &'a str) -> Option<T> {
-    if !text.trim_ascii_start().starts_with('{') {
-        return None;
+/// The names, decoded, and values of one JSON object; None for anything else.
+fn object(raw: &[u8]) -> Option<impl Iterator<Item = (Cow<'_, [u8]>, &[u8])>> {
+    let members = scan::members(raw).ok()?.list.into_iter();
+    Some(members.map(move |member| {
+        let name = member.name.of(raw);
+        let name = if member.escaped { unescape(name) } else { Cow::Borrowed(name) };
+        (name, member.value.of(raw))
+    }))
+}
+
+/// A nested object: null is an empty one, anything else must be an object.
+fn part(raw: &[u8]) -> Option<impl Iterator<Item = (Cow<'_, [u8]>, &[u8])>> {
+    object(if raw == b"null" { b"{}" } else { raw })
+}
+
+/// A natural number, or null; the outer None for anything else.
+#[expect(clippy::option_option, reason = "no number, and a number that is not told")]
+fn number(raw: &[u8]) -> Option<Option<u64>> {
+    if raw == b"null" {
+        return Some(None);
     }
-    serde_json::from_str(text).ok()
+    let digits = raw.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(raw).ok().filter(|_| digits)?.parse().ok().map(Some)
 }
 
-/// A nested object: absent and null are its default, anything else must be an object.
-fn part<'a, T: Deserialize<'a> + Default>(raw: Option<&'a RawValue>) -> Option<T> {
-    raw.map_or_else(|| Some(T::default()), |raw| object(raw.get()))
-}
-
-/// The larger of two spellings of one number: servers that send both may leave one at 0.
-fn larger(a: Option<u64>, b: Option<u64>) -> Option<u64> {
-    a.max(b)
-}
-
-fn raise(tokens: &mut u64, reported: Option<u64>) {
-    *tokens = (*tokens).max(reported.unwrap_or(0));
+/// Seconds with or without a fraction, in milliseconds.
+fn millis(raw: &[u8]) -> Option<u64> {
+    let seconds: f64 = std::str::from_utf8(raw).ok()?.parse().ok()?;
+    let most = 1_099_511_627_776.0;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within 0 to 2^40")]
+    (0.0..=most).contains(&(seconds * 1e3)).then(|| (seconds * 1e3).round() as u64)
 }
 
 #[cfg(test)]
@@ -281,8 +283,20 @@ mod tests {
     }
 
     #[test]
+    fn a_transcription_may_be_billed_by_its_length() {
+        let heard = |ms| Some(Usage { heard_ms: ms, ..Usage::default() });
+        assert_eq!(read(r#"{"type":"duration","seconds":9}"#), heard(9_000));
+        assert_eq!(read(r#"{"type":"duration","seconds":0.5}"#), heard(500));
+        for wrong in ["-1", "\"9\"", "1e30", "null", "NaN"] {
+            assert_eq!(read(&format!("{{\"seconds\":{wrong}}}")), None, "{wrong}");
+        }
+        // Beside tokens it is a remark.
+        let both = read(r#"{"input_tokens":3,"seconds":9}"#);
+        assert_eq!(both, Some(Usage { input: 3, ..Usage::default() }));
+    }
+
+    #[test]
     fn a_report_without_tokens_is_no_report() {
-        assert_eq!(read(r#"{"type":"duration","seconds":9}"#), None);
         assert_eq!(read("{}"), None);
         assert_eq!(read(r#"{"prompt_tokens":null}"#), None);
     }

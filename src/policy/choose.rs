@@ -22,6 +22,8 @@ use super::sticky::arm_of;
 
 /// Output tokens to expect of a route that has no history yet.
 const USUAL_OUTPUT: f64 = 500.0;
+/// Why a model is left out whose context is too small; the one reason that the client can cure.
+const TOO_LONG: &str = "the prompt does not fit its context";
 /// Successors of successors that are followed; a longer row is a mistake that the check finds.
 pub(super) const LONGEST_SUCCESSION: usize = 8;
 
@@ -76,6 +78,8 @@ pub enum Why {
         /// What the longest of the models takes.
         longest: u64,
     },
+    /// None of its models can take the request, for this reason.
+    NoneFits(&'static str),
 }
 
 /// Why there is no route.
@@ -221,11 +225,12 @@ impl Policy {
         all.iter().for_each(|candidate| trace.candidate(candidate));
         let mut fit = all.iter().filter(|candidate| candidate.excluded.is_none());
         let Some(best) = fit.next() else {
-            return Err(refuse(rule, self.too_long(pick, tokens)));
+            return Err(refuse(rule, self.none_fits(pick, tokens, &all)));
         };
         let mut route = self.route_to(rule, Arc::clone(best.target), facts);
         if rule.fallback.is_empty() {
-            route.fallback = fit.map(|next| Arc::clone(next.target)).collect();
+            let rest = fit.map(|next| self.alive(Arc::clone(next.target), facts));
+            route.fallback = rest.filter(|next| next.model != route.target.model).collect();
         }
         Ok(route)
     }
@@ -248,7 +253,7 @@ impl Policy {
         let excluded = if !pick.is_good(target) {
             Some("below min_quality")
         } else if most(model.and_then(|model| model.max_input_tokens), tokens) {
-            Some("the prompt does not fit its context")
+            Some(TOO_LONG)
         } else if most(model.and_then(|model| model.max_output_tokens), wanted) {
             Some("it cannot write as many tokens as are asked for")
         } else if usage.is_some() && cost.is_none() {
@@ -267,7 +272,13 @@ impl Policy {
         Candidate { target, cost, p95_ms: state.p95_ms, excluded, demoted }
     }
 
-    fn too_long(&self, pick: &Pick, tokens: u64) -> Why {
+    fn none_fits(&self, pick: &Pick, tokens: u64, all: &[Candidate<'_>]) -> Why {
+        let mut reasons = all.iter().filter_map(|candidate| candidate.excluded);
+        if let Some(reason) = reasons.clone().next()
+            && !reasons.any(|reason| reason == TOO_LONG)
+        {
+            return Why::NoneFits(reason);
+        }
         let limits = pick.of.iter().filter_map(|t| self.model_of(t)?.max_input_tokens);
         Why::TooLong { tokens, longest: limits.max().unwrap_or_default() }
     }

@@ -144,6 +144,7 @@ impl std::fmt::Display for Why {
         match self {
             Self::Denied(message) => f.write_str(message),
             Self::UnknownModel => f.write_str("the model is not known"),
+            Self::NoneFits(reason) => write!(f, "none of the models can take it: {reason}"),
             Self::TooLong { tokens, longest } => {
                 write!(
                     f,

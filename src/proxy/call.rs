@@ -230,10 +230,10 @@ impl Call {
             let name = rule.header.clone();
             headers.insert(ROUTE, name);
         }
-        if let Some(route) = &self.route {
-            if !route.target.model.is_empty() {
-                set(headers, MODEL, &route.target.model);
-            }
+        if let Some(route) = &self.route
+            && !route.target.model.is_empty()
+        {
+            set(headers, MODEL, &route.target.model);
         }
         if let Some(explanation) = self.explanation.take() {
             set(headers, DECISION, &explanation);
@@ -290,17 +290,29 @@ impl Drop for Call {
         let Some(mut record) = self.record.take() else { return };
         let (metrics, recorder) = (Arc::clone(&self.metrics), self.recorder.take());
         record.note_client_gone();
-        if record.wants_estimate()
+        let estimates = record.wants_estimate();
+        if (estimates || record.seen_text.is_some())
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
             // Counting a long prompt takes milliseconds: not on the reactor.
             runtime.spawn_blocking(move || {
-                record.estimate();
+                if estimates {
+                    record.estimate();
+                } else {
+                    record.measure_estimate(&metrics);
+                }
                 record.close(&metrics, recorder.as_deref());
             });
             return;
         }
         record.close(&metrics, recorder.as_deref());
+    }
+}
+
+impl Call {
+    /// Whether this call is one of the few whose usage is estimated although it is reported.
+    pub(super) fn is_sampled(&self) -> bool {
+        self.metrics.samples_estimate()
     }
 }
 
@@ -340,7 +352,25 @@ impl Record {
         ];
         // The policy's own price first, then the model behind an alias, then what answered.
         let model = names.into_iter().flatten().find_map(|name| self.policy.model(name));
-        price(model, usage, source, self.service_tier.as_deref())
+        let long_retention = usage.cache_write > 0 && self.wants_long_retention();
+        let usage = Usage { long_retention, ..*usage };
+        price(model, &usage, source, self.service_tier.as_deref())
+    }
+
+    /// Whether the request asked for the prompt cache that is kept for a day.
+    fn wants_long_retention(&self) -> bool {
+        RequestView::parse_model_optional(&self.request).is_ok_and(|view| {
+            view.string(&self.request, "prompt_cache_retention").is_some_and(|kept| kept == "24h")
+        })
+    }
+
+    /// Estimates what the provider has reported, as if it had not, and records by how much that is
+    /// wrong: so operators know what estimates are worth.
+    fn measure_estimate(&mut self, metrics: &Metrics) {
+        let (Some(usage), Some(text)) = (self.usage, self.seen_text.take()) else { return };
+        let model = self.route.as_ref().map_or("", |route| &route.target.model);
+        metrics.estimate_error("input", tokens::estimate_prompt(model, &self.request), usage.input);
+        metrics.estimate_error("output", tokens::count_text(model, &text), usage.output);
     }
 
     fn close(mut self: Box<Self>, metrics: &Metrics, recorder: Option<&Recorder>) {

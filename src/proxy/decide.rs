@@ -25,7 +25,7 @@ use crate::telemetry::metrics::Metrics;
 use super::Gateway;
 use super::call::Call;
 use super::error;
-use super::live::View;
+use super::live::LiveView;
 
 /// Long prompts that are counted at the same time: as many as there are cores. Each takes one for
 /// milliseconds; others wait, and the reactor does not.
@@ -80,7 +80,7 @@ fn choose(
     tokens: Option<u64>,
 ) -> Result<Route, Stop> {
     let policy = Arc::clone(&call.policy);
-    let view = View { stats: &gateway.live, upstreams: &gateway.upstreams, policy: &policy };
+    let view = LiveView::new(&gateway.live, &gateway.upstreams, &policy);
     let model = asked.view.model();
     let prompt = LazyPrompt::new(policy.encoding_of(model), model, asked.body);
     if let Some(tokens) = tokens {

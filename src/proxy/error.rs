@@ -115,6 +115,10 @@ pub(super) fn refused(why: &Why, model: &str) -> ApiError {
             );
             ApiError::new(404, INVALID, "model_not_found", message).param("model")
         }
+        Why::NoneFits(reason) => ApiError::bad_request(
+            "no_model_fits",
+            format!("None of the models that may take this request can: {reason}."),
+        ),
         Why::TooLong { tokens, longest } => ApiError::bad_request(
             "context_length_exceeded",
             format!(

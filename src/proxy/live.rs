@@ -138,13 +138,20 @@ impl LiveStats {
 }
 
 /// The figures as one decision sees them.
-pub(super) struct View<'a> {
-    pub(super) stats: &'a LiveStats,
-    pub(super) upstreams: &'a Upstreams,
-    pub(super) policy: &'a Policy,
+pub struct LiveView<'a> {
+    stats: &'a LiveStats,
+    upstreams: &'a Upstreams,
+    policy: &'a Policy,
 }
 
-impl Live for View<'_> {
+impl<'a> LiveView<'a> {
+    /// The figures for decisions of `policy`.
+    pub fn new(stats: &'a LiveStats, upstreams: &'a Upstreams, policy: &'a Policy) -> Self {
+        Self { stats, upstreams, policy }
+    }
+}
+
+impl Live for LiveView<'_> {
     fn model(&self, name: &str) -> ModelState {
         let stats = self.stats.models.get(name).map(|stats| Arc::clone(&stats));
         let (p50_ms, p95_ms, error_rate) = stats.as_ref().map_or((0.0, 0.0, 0.0), |s| s.summary());

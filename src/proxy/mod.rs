@@ -40,6 +40,7 @@ use crate::upstream::Outgoing;
 use crate::upstream::Upstreams;
 
 pub use live::LiveStats;
+pub use live::LiveView;
 pub use live::today;
 pub use radar::look as look_for_shutdowns;
 pub use relay::Reply;

@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use crate::openai::endpoint::Endpoint;
 use crate::openai::error::ApiError;
 use crate::openai::stream::StreamTap;
+use crate::openai::usage::Usage;
 use crate::policy::Route;
 use crate::upstream::BodyError;
 use crate::upstream::Failure;
@@ -40,6 +41,8 @@ use super::head;
 use super::outgoing;
 use super::relay::Observer;
 
+/// Where text becomes speech.
+const SPEECH: &str = "/v1/audio/speech";
 /// Of a JSON request, what is kept to find the model's name.
 const COPIED: usize = 64 << 10;
 
@@ -72,6 +75,13 @@ where
     if head.method == Method::POST {
         let route = call.policy.passthrough(&copy.model().unwrap_or_default());
         call.asked = Arc::clone(&route.target.model);
+        // Speech answers are sound: where text is billed by its length, that is known now.
+        let by_characters = call.policy.model_of(&route.target);
+        let by_characters = by_characters.is_some_and(|model| model.units.character.is_some());
+        if by_characters && head.uri.path() == SPEECH && answer.head.status.is_success() {
+            let characters = copy.characters();
+            call.usage = characters.map(|characters| Usage { characters, ..Usage::default() });
+        }
         call.route = Some(route);
     }
     let observer = observer(&head.method, head.uri.path(), &answer);
@@ -121,6 +131,17 @@ impl Copied {
         let mut copy = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let room = COPIED.saturating_sub(copy.len()).min(data.len());
         copy.extend(data.iter().take(room));
+    }
+
+    /// Characters of a JSON body's `input`; `None` where that is not all there.
+    fn characters(&self) -> Option<u64> {
+        #[derive(Deserialize)]
+        struct Spoken {
+            input: String,
+        }
+        let copy = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let spoken: Spoken = serde_json::from_slice(&copy).ok()?;
+        u64::try_from(spoken.input.chars().count()).ok()
     }
 
     /// `model` of a JSON body or of a form.

@@ -302,14 +302,17 @@ impl Relay {
 /// Moves what a tap saw into the record.
 fn note_events(call: &mut Call, tap: &StreamTap) {
     let seen = tap.seen();
-    call.usage = seen.usage.as_deref().and_then(Usage::from_json);
+    call.usage = seen.usage.as_deref().and_then(Usage::from_json).map(|usage| {
+        let web_searches = seen.web_searches;
+        Usage { web_searches, ..usage }
+    });
     call.answered.clone_from(&seen.model);
     call.service_tier.clone_from(&seen.service_tier);
     call.finish_reason.clone_from(&seen.finish_reason);
     if seen.error && call.error.is_empty() {
         call.error = "upstream_error_event";
     }
-    if call.usage.is_none() {
+    if call.usage.is_none() || (seen.done && call.is_sampled()) {
         call.seen_text = Some(tap.seen_text());
     }
 }

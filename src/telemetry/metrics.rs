@@ -3,6 +3,8 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -56,6 +58,10 @@ const COST: &[&str] = &[
 pub const CAPTURE_OUTCOMES: [&str; 8] =
     ["appended", "stored", "duplicate", "dropped", "torn", "corrupt", "unreadable", "refused"];
 
+/// Errors of estimates, as shares of what was reported.
+const ERROR_BUCKETS: &[f64] = &[0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0];
+/// One stream in so many is estimated beside its report.
+const SAMPLED: u64 = 64;
 // Buckets of the GenAI conventions, as Envoy AI Gateway ships them.
 const TOKEN_BUCKETS: &[f64] = &[
     1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0, 4194304.0,
@@ -155,6 +161,9 @@ pub struct Metrics {
     policy_in_sync: IntGauge,
     rule_errors: IntCounterVec,
     prompt_counts: IntCounterVec,
+    estimate_errors: HistogramVec,
+    /// Streams that could have been sampled.
+    samples: AtomicU64,
     days_to_shutdown: IntGaugeVec,
     /// Series by their joined label values: one look-up for a call instead of a dozen.
     calls: DashMap<String, Arc<Series>>,
@@ -293,6 +302,14 @@ impl Metrics {
                 "Requests whose prompt tokens a rule asked for, by what it took to answer",
                 &["method"],
             )?,
+            estimate_errors: histograms(
+                r,
+                "weir_usage_estimate_error_ratio",
+                "How far estimates are from what providers report, on a sample of streams",
+                &["gen_ai_token_type"],
+                ERROR_BUCKETS,
+            )?,
+            samples: AtomicU64::new(0),
             days_to_shutdown: gauges(
                 r,
                 "weir_model_days_to_shutdown",
@@ -376,6 +393,18 @@ impl Metrics {
     /// Counts a condition that had no value.
     pub fn rule_error(&self, rule: &str) {
         self.rule_errors.with_label_values(&[rule]).inc();
+    }
+
+    /// Whether the next stream's usage is to be estimated beside what is reported: the first, and
+    /// every 64th.
+    pub fn samples_estimate(&self) -> bool {
+        self.samples.fetch_add(1, Ordering::Relaxed).is_multiple_of(SAMPLED)
+    }
+
+    /// Records an estimate of `input` or `output` tokens beside the reported number.
+    pub fn estimate_error(&self, kind: &str, estimated: u64, reported: u64) {
+        let error = estimated.abs_diff(reported) as f64 / reported.max(1) as f64;
+        self.estimate_errors.with_label_values(&[kind]).observe(error);
     }
 
     /// Counts a request whose prompt was counted, and how.

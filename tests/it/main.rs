@@ -7,6 +7,7 @@ mod bad_http;
 mod bad_input;
 mod control;
 mod events;
+mod fees;
 mod fidelity;
 mod http2;
 mod ledger;

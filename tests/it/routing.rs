@@ -228,6 +228,17 @@ fn cheapest_takes_the_least_expected_cost_among_those_that_fit() {
 }
 
 #[test]
+fn a_request_that_none_of_the_models_can_take_is_told_why() {
+    let (upstream, gateway) =
+        one("routes:\n  - { name: auto, cheapest: { of: [gpt-6-luna, gpt-6.1-sol] } }");
+    let body = r#"{"model":"auto","max_completion_tokens":100000000,"messages":[]}"#;
+    let refused = chat(&gateway, body);
+    assert_eq!((refused.status, upstream.count()), (400, 0));
+    let text = refused.text();
+    assert!(text.contains("no_model_fits") && text.contains("as many tokens as"), "{text}");
+}
+
+#[test]
 fn the_others_that_fit_are_the_fallback_of_the_cheapest() {
     let first = Upstream::always(Answer::json(503, "{}"));
     let second = Upstream::always(Answer::chat());

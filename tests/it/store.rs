@@ -281,6 +281,7 @@ fn sums_stay_exact_where_a_float_or_64_bits_would_not(store: &World) {
             cost: Some(Usd::from_picodollars(picodollars)),
             status: PriceStatus::Exact,
             parts: Vec::new(),
+            fees: Vec::new(),
         };
         Interaction { charge: Some(Charge::of(&bill)), ..call() }
     };
