@@ -10,7 +10,7 @@
 //! |---|---|---|---|
 //! | [`openai`] | the API as data: request, stream, response, usage, error | | |
 //! | [`metering`] | prices, money, tokens | `openai` | `tiktoken_rs`, `regex_syntax`, `rustc_hash` |
-//! | [`policy`] | the policy folder: upstreams and models | `openai`, `metering` | `arc_swap`, `cel`, `regex`, `schemars`, `serde_saphyr` |
+//! | [`policy`] | the policy folder: who gets which model, and why; checks, tests, reload | `openai`, `metering` | `arc_swap`, `cel`, `notify`, `regex`, `schemars`, `serde_saphyr` |
 //! | [`telemetry`] | every metric series, the log | `openai`, `metering` | `prometheus`, `tracing_subscriber` |
 //! | [`upstream`] | the way to a provider: connections, TLS, gates, retry budget | `openai`, `policy`, `telemetry` | `tokio_rustls`, `rustls_native_certs` |
 //! | [`store`] | whatever outlives the process: spool, database, ledger | `openai`, `metering`, `telemetry` | `sqlx`, `crc32fast` |
@@ -18,7 +18,6 @@
 //! | [`admin`] | the control plane's routes | `openai`, `policy`, `telemetry`, `store` | `tar`, `utoipa`, `utoipa_axum` |
 //! | [`simulator`] | the stand-in for OpenAI | `openai` | |
 //! | [`server`] | listeners, sessions, drain | `openai`, `telemetry`, `upstream`, `proxy`, `admin` | `pingora`, `async_trait` |
-
 //!
 //! [`config`], [`app`] and [`cli`] see everything, and no room sees them.
 
