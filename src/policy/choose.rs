@@ -148,6 +148,16 @@ impl Policy {
         Ok(self.route_to(&self.default_rule, self.target(facts.view.model()), facts))
     }
 
+    /// The route of a model where there is nothing to decide: no rules, and no successor.
+    pub fn unconditional(&self, model: &str) -> Option<Route> {
+        if !self.rules.is_empty() {
+            return None;
+        }
+        let target = self.target(model);
+        let rule = Arc::clone(&self.default_rule);
+        target.successor.is_none().then_some(Route { rule, target, fallback: Vec::new() })
+    }
+
     /// The way of what is not routed by model, such as an upload: to the default upstream. `model`
     /// is the one that it names, for the record.
     pub fn passthrough(&self, model: &str) -> Route {

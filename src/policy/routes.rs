@@ -235,7 +235,20 @@ impl<'a> Routes<'a> {
                 let message = format!("`{}` falls back on itself: a cycle", name.value);
                 findings.cure(file, name, message, "name each model once");
             }
-            fallback.extend(self.target(name, file, findings));
+            let Some(target) = self.target(name, file, findings) else { continue };
+            if let Some(Action::Use(first)) = action
+                && first.upstream.name != target.upstream.name
+                && target.upstream.authorization.is_none()
+            {
+                let upstream = &target.upstream.name;
+                let message = format!(
+                    "falling back on `{}` sends the caller's own key to `{upstream}`",
+                    name.value
+                );
+                let warning = Diagnostic::warning(Some(file.place(name)), message);
+                findings.push(warning.help(format!("give `{upstream}` an `api_key`")));
+            }
+            fallback.push(target);
         }
         fallback
     }

@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 
 use bytes::Bytes;
 use http::HeaderMap;
+use http::HeaderName;
 use tokio::sync::Semaphore;
 
 use crate::metering::lazy::Effort;
@@ -27,6 +28,8 @@ use super::call::Call;
 use super::error;
 use super::live::LiveView;
 
+const EXPLAIN: HeaderName = HeaderName::from_static("x-weir-explain");
+
 /// Long prompts that are counted at the same time: as many as there are cores. Each takes one for
 /// milliseconds; others wait, and the reactor does not.
 static COUNTING: LazyLock<Semaphore> =
@@ -45,6 +48,10 @@ pub(super) async fn decide(
     asked: &Asked<'_>,
     call: &mut Call,
 ) -> Result<Route, ApiError> {
+    let explains = asked.headers.contains_key(EXPLAIN);
+    if let Some(route) = call.policy.unconditional(asked.view.model()).filter(|_| !explains) {
+        return Ok(route);
+    }
     let mut decision = choose(gateway, asked, call, None);
     if decision == Err(Stop::NeedsExact) {
         let tokens = count(asked, call).await;
@@ -103,7 +110,7 @@ fn choose(
     if decision != Err(Stop::NeedsExact) {
         note_effort(&facts.prompt, tokens.is_some(), &gateway.metrics);
         // The same decision once more, and followed: few ask for it.
-        if facts.header("x-weir-explain") == Some("1") {
+        if asked.headers.get(EXPLAIN).is_some_and(|wanted| wanted == "1") {
             let mut explanation = Explanation::default();
             let again = policy.choose(&facts, &mut explanation);
             explanation.conclude(policy.revision(), model, &again);

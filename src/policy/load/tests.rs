@@ -735,3 +735,18 @@ fn every_mistake_of_a_folder_is_told_at_once() {
         assert!(lines.contains(&Some(place)), "{place:?} in {lines:?}");
     }
 }
+
+#[test]
+fn a_fallback_that_would_hand_the_callers_key_to_another_provider_is_a_warning() {
+    let yaml = |key: &str| {
+        format!(
+            "upstreams:\n  openai: {{ base_url: 'http://a/v1' }}\n  \
+             other: {{ base_url: 'http://b/v1'{key} }}\nmodels:\n  spare: {{ upstream: other, as: gpt-4.1 }}\n\
+             routes:\n  - {{ name: r, use: gpt-4.1, fallback: [spare] }}\n"
+        )
+    };
+    let parts =
+        ["warning: falling back on `spare` sends the caller's own key to `other`", "a.yaml:7"];
+    assert_parts("no key", &shown(&yaml("")), &parts);
+    assert_eq!(shown(&yaml(", api_key: k")), "");
+}
