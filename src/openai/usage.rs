@@ -152,9 +152,13 @@ fn object(raw: &[u8]) -> Option<impl Iterator<Item = (Cow<'_, [u8]>, &[u8])>> {
     }))
 }
 
-/// A nested object: null is an empty one, anything else must be an object.
+/// A nested object: null is an empty one, anything else must be an object. Most hold nothing but
+/// zeros: these are not read.
 fn part(raw: &[u8]) -> Option<impl Iterator<Item = (Cow<'_, [u8]>, &[u8])>> {
-    object(if raw == b"null" { b"{}" } else { raw })
+    let zero = |byte: &u8| {
+        matches!(byte, b'{' | b'}' | b'"' | b':' | b',' | b'_' | b'0' | b' ' | b'a'..=b'z')
+    };
+    object(if raw == b"null" || raw.iter().all(zero) { b"{}" } else { raw })
 }
 
 /// A natural number, or null; the outer None for anything else.

@@ -208,12 +208,22 @@ impl Shipper {
                     }
                 },
             }
-            // At most half of a core, whatever has piled up.
             if !self.spool.finished.load(Ordering::Relaxed) {
-                tokio::time::sleep(began.elapsed()).await;
+                tokio::time::sleep(began.elapsed() * self.leisure()).await;
             }
         }
         Ok(())
+    }
+
+    /// How many times as long as a batch took the shipper rests after it. While the spool has room,
+    /// requests come first: a tenth of a core ships 3,000 rows a second. What piles up beyond an
+    /// eighth of the spool is shipped at half a core, beyond half of it without a rest.
+    fn leisure(&self) -> u32 {
+        match self.spool.eighths_full() {
+            0 => 9,
+            1..4 => 1,
+            _ => 0,
+        }
     }
 
     /// One statement. `None` when the database refuses a row of it.

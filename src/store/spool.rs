@@ -142,6 +142,11 @@ impl Spool {
         self.show_used();
     }
 
+    /// How full the spool is, in eighths of its bound.
+    pub(super) fn eighths_full(&self) -> u64 {
+        self.used.load(Ordering::Relaxed).saturating_mul(8) / self.max_bytes.max(1)
+    }
+
     /// Files with that many bytes are gone.
     pub(super) fn shrank(&self, bytes: u64) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);

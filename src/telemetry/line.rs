@@ -102,9 +102,21 @@ fn to_the_second(seconds: u64) -> [u8; 19] {
     text.as_bytes().try_into().unwrap_or([b'9'; 19])
 }
 
+/// Whether a byte may stand in a line without quotes.
 fn plain(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':' | b'/' | b'@')
+    PLAIN[usize::from(byte)]
 }
+
+static PLAIN: [bool; 256] = {
+    let mut plain = [false; 256];
+    let letters = b"-_.:/@0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+    let mut at = 0;
+    while at < letters.len() {
+        plain[letters[at] as usize] = true;
+        at += 1;
+    }
+    plain
+};
 
 /// Year, month and day of a day since 1970-01-01 (Howard Hinnant's `civil_from_days`).
 fn civil(days: u64) -> (u64, u64, u64) {
