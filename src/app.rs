@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Uri;
+use serde_json::json;
 use thiserror::Error;
 
 use crate::admin;
@@ -18,6 +19,7 @@ use crate::config::Config;
 use crate::config::ConfigError;
 use crate::config::Environment;
 use crate::config::LogFormat;
+use crate::hooks::Hooks;
 use crate::metering::tokens;
 use crate::policy;
 use crate::policy::Policy;
@@ -287,6 +289,8 @@ fn reload(
     let folder = config.policies.clone();
     let reloader = Reloader::new(folder.clone(), settings, Arc::clone(handle));
     let upstreams = Arc::clone(upstreams);
+    let hooks = Hooks::new(Arc::clone(&upstreams), Arc::clone(metrics));
+    let handle = Arc::clone(handle);
     let prepare =
         move |policy: &Policy| upstreams.prepare(policy).map_err(|error| error.to_string());
     let metrics = Arc::clone(metrics);
@@ -295,6 +299,8 @@ fn reload(
             metrics.policy_loaded(policy.revision());
             metrics.policy_applied();
             warm_tokenizer(policy);
+            let data = json!({ "revision": policy.revision(), "warnings": policy.warnings });
+            hooks.post(policy, "policy.reloaded", &data);
             tracing::info!(revision = policy.revision(), "policy in force");
             for warning in &policy.warnings {
                 tracing::warn!("{warning}");
@@ -306,6 +312,13 @@ fn reload(
             for diagnostic in &rejected.diagnostics {
                 tracing::error!("{diagnostic}");
             }
+            let in_force = handle.current();
+            let data = json!({
+                "revision": rejected.revision,
+                "in_force": in_force.revision(),
+                "diagnostics": rejected.diagnostics,
+            });
+            hooks.post(&in_force, "policy.rejected", &data);
         }
         Seen::Same | Seen::Unsettled => {}
     };

@@ -16,6 +16,7 @@
 //! | [`store`] | whatever outlives the process: spool, database, ledger | `openai`, `metering`, `telemetry` | `sqlx`, `crc32fast` |
 //! | [`proxy`] | the data plane: the journey of one request | `openai`, `metering`, `policy`, `telemetry`, `upstream`, `store` | |
 //! | [`admin`] | the control plane's routes | `openai`, `policy`, `telemetry`, `store` | `tar`, `utoipa`, `utoipa_axum` |
+//! | [`hooks`] | webhooks out | `policy`, `telemetry`, `upstream` | |
 //! | [`simulator`] | the stand-in for OpenAI | `openai` | |
 //! | [`server`] | listeners, sessions, drain | `openai`, `telemetry`, `upstream`, `proxy`, `admin` | `pingora`, `async_trait` |
 //!
@@ -25,6 +26,7 @@ pub mod admin;
 pub mod app;
 pub mod cli;
 pub mod config;
+pub mod hooks;
 pub mod metering;
 pub mod openai;
 pub mod policy;

@@ -1,5 +1,8 @@
-//! Checks the sections `limits`, `capture` and `hooks`, whose machinery is not there yet.
+//! Checks the sections `limits` and `capture`, whose machinery is not there yet, and resolves `hooks`.
 
+use http::HeaderMap;
+use http::HeaderName;
+use http::HeaderValue;
 use http::Uri;
 use serde_saphyr::Spanned;
 
@@ -12,6 +15,7 @@ use super::file::LimitEntry;
 use super::file::PolicyFile;
 use super::findings::File;
 use super::findings::Findings;
+use super::hook::Hook;
 use super::load::Secrets;
 use super::models::Models;
 
@@ -30,21 +34,12 @@ const EVENTS: [&str; 10] = [
 ];
 
 /// Checks what is not acted on, and says that it is not.
-pub(super) fn check(
-    parsed: &PolicyFile,
-    file: File<'_>,
-    models: &Models,
-    secrets: &mut Secrets<'_>,
-    findings: &mut Findings,
-) {
+pub(super) fn check(parsed: &PolicyFile, file: File<'_>, models: &Models, findings: &mut Findings) {
     for entry in &parsed.limits {
         limit(entry, file, models, findings);
     }
     for entry in &parsed.capture {
         capture(&entry.value, file, findings);
-    }
-    for entry in &parsed.hooks {
-        hook(&entry.value, file, secrets, findings);
     }
     let mut inert = |section, first: Option<super::diagnostic::Place>| {
         if first.is_some() {
@@ -54,7 +49,6 @@ pub(super) fn check(
     };
     inert("limits", parsed.limits.first().map(|entry| file.place(&entry.value.name)));
     inert("capture", parsed.capture.first().map(|entry| file.at(&entry.referenced, 1)));
-    inert("hooks", parsed.hooks.first().map(|entry| file.place(&entry.value.url)));
 }
 
 fn limit(entry: &Spanned<LimitEntry>, file: File<'_>, models: &Models, findings: &mut Findings) {
@@ -126,28 +120,51 @@ fn capture(entry: &CaptureEntry, file: File<'_>, findings: &mut Findings) {
     }
 }
 
-fn hook(entry: &HookEntry, file: File<'_>, secrets: &mut Secrets<'_>, findings: &mut Findings) {
-    if let Some(url) = secrets.expand("url", &entry.url, file, findings) {
-        let good = url.parse::<Uri>().is_ok_and(|uri| {
+/// One webhook; `None` when something in its entry cannot be used.
+pub(super) fn hook(
+    entry: &HookEntry,
+    file: File<'_>,
+    secrets: &mut Secrets<'_>,
+    findings: &mut Findings,
+) -> Option<Hook> {
+    check_events(entry, file, findings);
+    let url = secrets.expand("url", &entry.url, file, findings);
+    let url = url.and_then(|url| {
+        let uri = url.parse::<Uri>().ok().filter(|uri| {
             matches!(uri.scheme_str(), Some("http" | "https")) && uri.authority().is_some()
         });
-        if !good {
+        if uri.is_none() {
             let message = format!("`{}` is no URL to post to", entry.url.value);
             findings.cure(file, &entry.url, message, "write it as https://host/path");
         }
+        uri
+    });
+    let secret = match (&entry.secret, &entry.secret_file) {
+        (Some(_), Some(both)) => {
+            let message = "both `secret` and `secret_file` are set; keep one".to_owned();
+            findings.error(file, both, message);
+            return None;
+        }
+        (Some(secret), None) => secrets.expand("secret", secret, file, findings)?,
+        (None, Some(path)) => secrets.file("secret_file", path, file, findings)?,
+        (None, None) => String::new(),
+    };
+    let mut headers = HeaderMap::new();
+    for (name, value) in &entry.headers {
+        let text = secrets.expand("headers", value, file, findings)?;
+        match (HeaderName::try_from(name), HeaderValue::try_from(text)) {
+            (Ok(name), Ok(mut value)) => {
+                value.set_sensitive(true);
+                headers.insert(name, value);
+            }
+            _ => findings.error(file, value, format!("`{name}` cannot be a header of that value")),
+        }
     }
-    if let (Some(_), Some(both)) = (&entry.secret, &entry.secret_file) {
-        findings.error(file, both, "both `secret` and `secret_file` are set; keep one".to_owned());
-    }
-    if let Some(secret) = &entry.secret {
-        secrets.expand("secret", secret, file, findings);
-    }
-    if let Some(path) = &entry.secret_file {
-        secrets.file("secret_file", path, file, findings);
-    }
-    for value in entry.headers.values() {
-        secrets.expand("headers", value, file, findings);
-    }
+    let events = entry.events.iter().map(|event| event.value.clone()).collect();
+    Some(Hook::new(&url?, secret.trim().as_bytes().to_vec(), headers, events))
+}
+
+fn check_events(entry: &HookEntry, file: File<'_>, findings: &mut Findings) {
     for event in &entry.events {
         let prefix = event.value.strip_suffix('*');
         let known = match prefix {

@@ -113,8 +113,12 @@ fn resolve(
     let default_upstream = Arc::clone(default_upstream);
     let models = Models::resolve(&entries, &upstreams, default_upstream, today, findings);
     let rules = resolve_rules(parsed, &models, findings);
+    let mut hooks = Vec::new();
     for (file, parsed) in parsed {
-        clauses::check(parsed, *file, &models, secrets, findings);
+        clauses::check(parsed, *file, &models, findings);
+        for entry in &parsed.hooks {
+            hooks.extend(clauses::hook(&entry.value, *file, secrets, findings).map(Arc::new));
+        }
     }
     let reads_live = rules.iter().any(|rule| rule.reads_live());
     Some(Policy {
@@ -125,6 +129,7 @@ fn resolve(
         default_rule: Arc::new(Rule::unruled("default")),
         passthrough_rule: Arc::new(Rule::unruled("passthrough")),
         reads_live,
+        hooks,
         warnings: Vec::new(),
         sources: Sources::default(),
         secret_files: BTreeMap::new(),

@@ -11,6 +11,7 @@ pub mod expression;
 mod facts;
 mod file;
 mod findings;
+mod hook;
 mod load;
 mod models;
 mod reload;
@@ -56,6 +57,7 @@ pub use facts::ModelState;
 pub use facts::NO_SHUTDOWN;
 pub use file::OnDisconnect;
 pub use file::schema;
+pub use hook::Hook;
 pub use load::Checked;
 pub use load::Settings;
 pub(crate) use load::expand;
@@ -88,6 +90,7 @@ pub struct Policy {
     default_rule: Arc<Rule>,
     passthrough_rule: Arc<Rule>,
     reads_live: bool,
+    hooks: Vec<Arc<Hook>>,
     /// What it was made from.
     sources: Sources,
     /// Files that hold secrets, with the digest of what they held.
@@ -156,6 +159,11 @@ impl Policy {
     /// The tokenizer of a model.
     pub fn encoding_of(&self, model: &str) -> Encoding {
         self.model(model).and_then(|row| row.encoding).unwrap_or_else(|| Encoding::of(model))
+    }
+
+    /// Who is told of what happens.
+    pub fn hooks(&self) -> &[Arc<Hook>] {
+        &self.hooks
     }
 
     /// Every rule, in the order in which they are tried.

@@ -161,6 +161,7 @@ pub struct Metrics {
     policy_in_sync: IntGauge,
     rule_errors: IntCounterVec,
     prompt_counts: IntCounterVec,
+    hooks: IntCounterVec,
     estimate_errors: HistogramVec,
     /// Streams that could have been sampled.
     samples: AtomicU64,
@@ -302,6 +303,12 @@ impl Metrics {
                 "Requests whose prompt tokens a rule asked for, by what it took to answer",
                 &["method"],
             )?,
+            hooks: counters(
+                r,
+                "weir_hook_deliveries_total",
+                "Posts to webhooks: delivered, failed (and tried again), given_up, dropped",
+                &["event", "outcome"],
+            )?,
             estimate_errors: histograms(
                 r,
                 "weir_usage_estimate_error_ratio",
@@ -405,6 +412,11 @@ impl Metrics {
     pub fn estimate_error(&self, kind: &str, estimated: u64, reported: u64) {
         let error = estimated.abs_diff(reported) as f64 / reported.max(1) as f64;
         self.estimate_errors.with_label_values(&[kind]).observe(error);
+    }
+
+    /// Counts a post to a webhook.
+    pub fn hook_delivery(&self, event: &str, outcome: &str) {
+        self.hooks.with_label_values(&[event, outcome]).inc();
     }
 
     /// Counts a request whose prompt was counted, and how.

@@ -9,6 +9,7 @@ mod control;
 mod events;
 mod fees;
 mod fidelity;
+mod hooks;
 mod http2;
 mod ledger;
 mod map;

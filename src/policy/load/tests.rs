@@ -604,11 +604,6 @@ fn a_section_that_is_not_acted_on_is_checked_and_says_so() {
     2 |   - { url: 'https://h', events: [policy.rejcted] }
       |                                  ^^^^^^^^^^^^^^
       = help: did you mean `policy.rejected`?
-    warning: this version checks `hooks` and does not act on it
-     --> a.yaml:2:12
-      |
-    2 |   - { url: 'https://h', events: [policy.rejcted] }
-      |            ^^^^^^^^^^^
     "###);
 }
 
