@@ -30,7 +30,7 @@ use super::folder::Segment;
 use super::frame;
 
 /// Least time between two appends: records that come within it are written together.
-const BATCH: Duration = Duration::from_millis(3);
+const BATCH: Duration = Duration::from_millis(25);
 /// Most bytes that wait in memory. They only pile up while the disk refuses to take them.
 const MAX_QUEUED: usize = 16 << 20;
 /// Memory that is kept between two batches.

@@ -187,7 +187,7 @@ fn documented() -> Vec<(usize, String)> {
 
 #[test]
 fn every_example_of_the_documentation_is_a_policy_and_its_tests_hold() {
-    let env = ["OPENAI_API_KEY", "AZURE_API_KEY"];
+    let env = ["OPENAI_API_KEY", "AZURE_API_KEY", "HOOK_SECRET", "HOOK_TOKEN"];
     let env = env.map(|name| (name.to_owned(), "sk-1".to_owned())).into();
     let settings = Settings { env, ..Settings::default() };
     let mut policy = String::new();
