@@ -225,3 +225,115 @@ fn encoding_name(encoding: Encoding) -> &'static str {
     let is_it = |name: &&str| Encoding::from_name(name) == Some(encoding);
     Encoding::NAMES.into_iter().find(is_it).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+    use serde_json::json;
+
+    use super::*;
+    use crate::policy::Settings;
+    use crate::policy::Sources;
+
+    /// 2026-11-23.
+    const TODAY: i64 = 20_780;
+
+    fn policy(yaml: &str) -> Policy {
+        let files = [("a.yaml".to_owned(), yaml.to_owned())].into();
+        let checked = Policy::check(&Sources::of(files), &Settings::default());
+        checked.policy.unwrap_or_else(|| panic!("{:?}", checked.diagnostics))
+    }
+
+    fn view(yaml: &str, model: &str) -> Value {
+        json!(policy(yaml).view(model, TODAY).unwrap())
+    }
+
+    #[test]
+    fn a_model_of_the_catalogue_is_shown_with_its_prices_and_their_source() {
+        let view = view("", "gpt-5.4");
+        assert_eq!(view["usd_per_million_tokens"]["standard"]["input"], "2.5");
+        let long = &view["usd_per_million_tokens"]["standard"]["above_input_tokens"]["272000"];
+        assert_eq!(long, &json!({ "input": "5", "cached_input": "0.5", "output": "22.5" }));
+        assert_eq!(view["source"]["policy"], json!([]));
+        assert_eq!(view["source"]["catalogue"]["model"], "gpt-5.4");
+        let about = view["source"]["catalogue"]["about"].as_str().unwrap();
+        assert!(about.contains("litellm 1.109.1 (MIT) in November 2026"), "{about}");
+    }
+
+    #[test]
+    fn the_days_to_a_shutdown_are_counted_from_today() {
+        let gpt_5 = view("", "gpt-5");
+        // From 23 November to 11 December: 7 + 11.
+        assert_eq!(
+            (&gpt_5["shutdown_date"], &gpt_5["days_to_shutdown"]),
+            (&json!("2026-12-11"), &json!(18))
+        );
+        assert_eq!(gpt_5["usd_per_unit"]["web_search_call"]["high"], "0.01");
+        assert_eq!(view("", "gpt-6-luna")["days_to_shutdown"], Value::Null);
+    }
+
+    #[test]
+    fn what_a_policy_says_is_told_from_what_the_catalogue_says() {
+        let yaml = "models: { gpt-5: { price: { input: 1.1 }, context: 9000, quality: 0.5, successor: gpt-6-luna } }";
+        let view = view(yaml, "gpt-5");
+        let standard = &view["usd_per_million_tokens"]["standard"];
+        assert_eq!((&standard["input"], &standard["output"]), (&json!("1.1"), &json!("10")));
+        assert_eq!(view["max_input_tokens"], 9000);
+        let fields =
+            ["quality", "successor", "max_input_tokens", "usd_per_million_tokens.standard.input"];
+        assert_eq!(view["source"]["policy"], json!(fields));
+        assert_eq!(view["source"]["catalogue"]["model"], "gpt-5");
+    }
+
+    #[test]
+    fn an_alias_has_the_figures_of_the_model_behind_it() {
+        let yaml = "models: { bot: { as: gpt-5 }, gpt-5: { price: { output: 9 } } }";
+        let view = view(yaml, "bot");
+        assert_eq!((&view["id"], &view["upstream_model"]), (&json!("bot"), &json!("gpt-5")));
+        assert_eq!(view["max_input_tokens"], 272_000);
+        let said = ["upstream_model", "usd_per_million_tokens.standard.output"];
+        assert_eq!(view["source"]["policy"], json!(said));
+        assert_eq!(view["source"]["catalogue"]["model"], "gpt-5");
+    }
+
+    #[test]
+    fn a_model_of_the_policy_alone_claims_nothing_of_the_catalogue() {
+        let view = view("models: { 'a/b:c': { price: { input: '0.10' } } }", "a/b:c");
+        assert_eq!((&view["mode"], &view["source"]["catalogue"]), (&Value::Null, &Value::Null));
+        let prices = json!({ "standard": { "input": "0.1" } });
+        assert_eq!(view["usd_per_million_tokens"], prices);
+        let unpriced = self::view("models: { local: { quality: 0.1 } }", "local");
+        assert_eq!(unpriced["usd_per_million_tokens"], json!({}));
+    }
+
+    #[test]
+    fn a_fine_tuned_model_keeps_what_the_policy_says_of_its_base() {
+        let yaml = "models: { 'ft:gpt-4.1-mini-2025-04-14': { price: { input: 7 } } }";
+        let view = view(yaml, "ft:gpt-4.1-mini-2025-04-14:acme::x");
+        assert_eq!(view["usd_per_million_tokens"]["standard"]["input"], "7");
+        assert_eq!(view["source"]["catalogue"]["model"], "ft:gpt-4.1-mini-2025-04-14");
+        assert_eq!(view["source"]["policy"], json!(["usd_per_million_tokens.standard.input"]));
+    }
+
+    #[test]
+    fn an_unknown_name_is_answered_with_the_nearest_ones() {
+        let policy = policy("models: { house-small: { as: gpt-5 } }");
+        assert!(policy.view("house-smal", TODAY).is_none());
+        assert_eq!(policy.names_like("house-smal"), ["house-small".into()]);
+        assert!(policy.names_like("gpt-6-lunna").len() <= MOST_OFFERED);
+        assert_eq!(&*policy.names_like("gpt-6-lunna")[0], "gpt-6-luna");
+        assert!(policy.names_like("zzzzzzzzzzzz").is_empty());
+    }
+
+    #[test]
+    fn every_model_has_a_view_and_every_tier_a_name_of_its_own() {
+        let policy = policy("");
+        for name in policy.model_names() {
+            let view = policy.view(&name, TODAY).unwrap();
+            assert_eq!(view.id, *name);
+            assert!(view.source.catalogue.is_some() && view.mode.is_some(), "{name}");
+            let tiers = policy.model(&name).unwrap().tiers.len();
+            assert_eq!(view.usd_per_million_tokens.len(), tiers, "{name}");
+        }
+    }
+}

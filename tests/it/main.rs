@@ -11,6 +11,7 @@ mod fidelity;
 mod http2;
 mod ledger;
 mod map;
+mod models;
 mod passthrough;
 mod policies;
 mod pressure;
