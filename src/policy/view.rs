@@ -13,7 +13,6 @@ use crate::metering::rates::Rates;
 use crate::metering::rates::Tier;
 use crate::metering::rates::TierRates;
 use crate::metering::rates::TokenKind;
-use crate::metering::tokens::Encoding;
 
 use super::Policy;
 use super::rule::Target;
@@ -158,7 +157,7 @@ impl Policy {
             max_input_tokens: row.and_then(|row| row.max_input_tokens),
             max_output_tokens: row.and_then(|row| row.max_output_tokens),
             embedding_dimensions: row.and_then(|row| row.embedding_dimensions),
-            encoding: encoding_name(self.encoding_of(&target.model)),
+            encoding: self.encoding_of(&target.model).as_str(),
             shutdown_date: shutdown.map(|day| day.to_string()),
             days_to_shutdown: shutdown.map(|day| day.days_since_epoch() - today),
             capabilities,
@@ -219,11 +218,6 @@ fn name_of(tier: Tier) -> &'static str {
         Tier::Priority => "priority",
         Tier::Ultrafast => "ultrafast",
     }
-}
-
-fn encoding_name(encoding: Encoding) -> &'static str {
-    let is_it = |name: &&str| Encoding::from_name(name) == Some(encoding);
-    Encoding::NAMES.into_iter().find(is_it).unwrap_or_default()
 }
 
 #[cfg(test)]

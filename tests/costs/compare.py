@@ -30,6 +30,7 @@ USAGES = {
 }
 # Beyond the float's own error; the smallest price is 2e-8 USD a token.
 TOLERANCE = 1e-9
+NOT_EXPLAINED = "not explained"
 
 
 def usage(name):
@@ -79,8 +80,8 @@ def verdict(bill, cost):
     return "equal" if same(float(ours), cost) else "different"
 
 
-def reason(row, model):
-    """The class of a difference."""
+def reason(row, model, standard):
+    """The class of a difference; `standard` is LiteLLM's cost in the standard tier."""
     prices = model.get("usd_per_million_tokens", {})
     kinds = {part["kind"] for part in row["parts"]}
     long = row["usage"].startswith("above") and "above_input_tokens" in prices.get("standard", {})
@@ -88,16 +89,28 @@ def reason(row, model):
         if not prices:
             return "no price per token at all: LiteLLM says $0"
         if row["tier"] not in prices:
-            half = row["tier"] == "batch"
-            return f"no price in this tier: LiteLLM takes {'half of ' if half else ''}the standard one"
+            return reason_without_tier(row, standard)
         if any(part["cost_usd"] is None for part in row["parts"]):
-            return "no price for this kind of token: LiteLLM takes that of text"
+            return "no price for this kind of token: LiteLLM takes that of text, or $0"
     if row["verdict"] == "different":
         if model["mode"] in ("image_generation", "audio_speech") and kinds & {"image_output", "audio_output"}:
             return "images or speech whose usage does not name them: LiteLLM takes them for text"
         if long and "above_input_tokens" not in prices[row["tier"]]:
             return "a long prompt in a tier without prices for them: LiteLLM takes the standard tier's long ones"
-    return "not explained"
+    return NOT_EXPLAINED
+
+
+def reason_without_tier(row, standard):
+    suffix = "batches" if row["tier"] == "batch" else row["tier"]
+    if f"input_cost_per_token_{suffix}" in litellm.model_cost[row["model"]]:
+        return "no price in this tier: the older list of LiteLLM has one"
+    if row["tier"] != "batch" and same(row["litellm"], standard):
+        return "no price in this tier: LiteLLM takes the standard one"
+    if row["tier"] == "batch" and same(row["litellm"], standard / 2):
+        return "no price in this tier: LiteLLM takes half of the standard one"
+    if row["tier"] == "batch" and row["litellm"] < standard / 2:
+        return "no price in this tier: LiteLLM takes half of the standard one for some of the tokens, $0 for others"
+    return NOT_EXPLAINED
 
 
 def heading(*cells):
@@ -135,12 +148,13 @@ def main():
         row = {"model": model, "tier": tier, "usage": name, "weir": bill["cost_usd"], "litellm": cost,
                "verdict": verdict(bill, cost), "parts": bill["parts"]}
         differs = row["verdict"] not in ("equal", "neither prices")
-        rows.append(row | {"reason": reason(row, known[model]) if differs else None})
+        standard = cost if tier == "standard" else by_litellm(model, "standard", name)
+        rows.append(row | {"reason": reason(row, known[model], standard) if differs else None})
     text = report(rows, both, known)
     pathlib.Path(table).write_text(text)
     pathlib.Path(table).with_suffix(".jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     print(text, end="")
-    unknown = [row for row in rows if row["reason"] == "not explained"]
+    unknown = [row for row in rows if row["reason"] == NOT_EXPLAINED]
     for row in unknown[:20]:
         print(f"not explained: {json.dumps(row)}", file=sys.stderr)
     sys.exit(1 if unknown else 0)
