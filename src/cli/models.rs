@@ -70,7 +70,7 @@ pub(super) fn run(arguments: &Models, json: bool) -> Result<(), AppError> {
 }
 
 /// What to say of a model that nobody knows.
-pub(super) fn unknown(model: &str, near: &[std::sync::Arc<str>]) -> String {
+fn unknown(model: &str, near: &[&str]) -> String {
     let help = match near {
         [] => "`weir models list` shows all; one that is yours belongs under `models` in a policy"
             .to_owned(),

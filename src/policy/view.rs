@@ -15,6 +15,7 @@ use crate::metering::rates::TierRates;
 use crate::metering::rates::TokenKind;
 
 use super::Policy;
+use super::diagnostic::near;
 use super::rule::Target;
 
 /// Prices are listed by the million tokens.
@@ -187,14 +188,10 @@ impl Policy {
     }
 
     /// The known names that are nearest to one that is not known, the nearest first.
-    pub fn names_like(&self, name: &str) -> Vec<Arc<str>> {
-        let names = self.model_names().into_iter();
-        let mut near: Vec<_> = names
-            .map(|known| (strsim::damerau_levenshtein(name, &known), known))
-            .filter(|(distance, _)| *distance <= name.chars().count() / 3)
-            .collect();
-        near.sort();
-        near.into_iter().take(MOST_OFFERED).map(|(_, known)| known).collect()
+    pub fn names_like(&self, name: &str) -> Vec<&str> {
+        let mut names = near(name, self.models.names());
+        names.truncate(MOST_OFFERED);
+        names
     }
 }
 
@@ -313,9 +310,9 @@ mod tests {
     fn an_unknown_name_is_answered_with_the_nearest_ones() {
         let policy = policy("models: { house-small: { as: gpt-5 } }");
         assert!(policy.view("house-smal", TODAY).is_none());
-        assert_eq!(policy.names_like("house-smal"), ["house-small".into()]);
+        assert_eq!(policy.names_like("house-smal"), ["house-small"]);
         assert!(policy.names_like("gpt-6-lunna").len() <= MOST_OFFERED);
-        assert_eq!(&*policy.names_like("gpt-6-lunna")[0], "gpt-6-luna");
+        assert_eq!(policy.names_like("gpt-6-lunna")[0], "gpt-6-luna");
         assert!(policy.names_like("zzzzzzzzzzzz").is_empty());
     }
 
