@@ -1,6 +1,7 @@
 //! The control plane: health, metrics, policies, spend, the description of its own routes.
 
 mod in_force;
+mod models;
 mod policies;
 mod spend;
 
@@ -122,6 +123,8 @@ pub fn router(
         .routes(routes!(metrics_text))
         .routes(routes!(in_force::policies))
         .routes(routes!(spend::spend))
+        .routes(routes!(models::models))
+        .routes(routes!(models::model))
         .merge(policies::router())
         .split_for_parts();
     router

@@ -132,7 +132,7 @@ async fn validate(
             other => return Err(unsupported(other)),
         };
         let sources = Sources::of(files);
-        let settings = Settings { today: Some(days(now_s())), ..(*parts.settings).clone() };
+        let settings = Settings { today: Some(today()), ..(*parts.settings).clone() };
         let (Checked { policy, diagnostics, .. }, tested) = Policy::verify(&sources, &settings);
         let (ok, tests) = (policy.is_some(), tested.cases);
         Ok(Json(Validated { ok, revision: sources.revision(), diagnostics, tests }))
@@ -291,8 +291,9 @@ fn now_s() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-fn days(unix_s: u64) -> i64 {
-    i64::try_from(unix_s / 86_400).unwrap_or_default()
+/// Days since 1970-01-01, UTC.
+pub(super) fn today() -> i64 {
+    i64::try_from(now_s() / 86_400).unwrap_or_default()
 }
 
 #[cfg(test)]

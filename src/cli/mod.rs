@@ -1,6 +1,8 @@
 //! The command line.
 
+mod cost;
 mod migrate;
+mod models;
 mod policy;
 mod spend;
 mod tokens;
@@ -39,6 +41,10 @@ enum Command {
     Migrate(migrate::Migrate),
     /// Counts a request's or a text's tokens, and what it costs to send them.
     Tokens(tokens::Tokens),
+    /// Shows what is known of the models: prices, limits, last days, and where that is from.
+    Models(models::Models),
+    /// Prices a `usage` object.
+    Cost(cost::Cost),
 }
 
 /// How the gateway is started.
@@ -79,6 +85,8 @@ pub fn run() -> ExitCode {
         Command::Spend(arguments) => spend::run(&arguments, json),
         Command::Migrate(arguments) => migrate::run(&arguments, json),
         Command::Tokens(arguments) => tokens::run(&arguments, json),
+        Command::Models(arguments) => models::run(&arguments, json),
+        Command::Cost(arguments) => cost::run(&arguments, json),
     };
     let Err(error) = done else { return ExitCode::SUCCESS };
     if json {

@@ -107,14 +107,22 @@ struct Opened {
     policy: policy::Policy,
 }
 
-/// Checks a folder. One that cannot be used is an error; what is wrong with it is printed.
-fn open(folder: &Folder, json: bool) -> Result<Opened, AppError> {
+/// The policy of a folder, or of that of the settings. One that cannot be used is an error; what is
+/// wrong with it is printed.
+///
+/// # Errors
+/// There is no such folder, or it cannot be used.
+pub(super) fn of_folder(folder: Option<&Path>, json: bool) -> Result<policy::Policy, AppError> {
+    open(folder, json).map(|opened| opened.policy)
+}
+
+fn open(folder: Option<&Path>, json: bool) -> Result<Opened, AppError> {
     let environment = Environment::of_process();
-    let path = match &folder.folder {
+    let path = match folder {
         Some(path) if !path.is_dir() => {
             return Err(fail(format!("{} is no folder; check the path", path.display())));
         }
-        Some(path) => path.clone(),
+        Some(path) => path.to_owned(),
         None => Config::load(None, &environment)?.policies,
     };
     let settings = Settings { today: Some(today()), ..environment.for_policies() };
@@ -145,7 +153,7 @@ fn print_findings(
 }
 
 fn check(folder: &Folder, json: bool) -> Result<(), AppError> {
-    let Opened { path, policy, .. } = open(folder, json)?;
+    let Opened { path, policy, .. } = open(folder.folder.as_deref(), json)?;
     print_findings(&policy.warnings, true, Some(policy.revision()), json)?;
     if json {
         return Ok(());
@@ -160,7 +168,7 @@ fn check(folder: &Folder, json: bool) -> Result<(), AppError> {
 }
 
 fn test(folder: &Folder, json: bool) -> Result<(), AppError> {
-    let Opened { sources, policy, .. } = open(folder, json)?;
+    let Opened { sources, policy, .. } = open(folder.folder.as_deref(), json)?;
     let Tested { cases, diagnostics } = policy.test(&sources);
     let failed = cases.iter().filter(|case| !case.passed).count();
     let summary = format!("{}, {failed} failed", number(cases.len(), "test"));
@@ -191,7 +199,7 @@ fn outcomes(cases: &[CaseResult], found: &[Diagnostic]) -> String {
 }
 
 fn explain(arguments: &Explain, json: bool) -> Result<(), AppError> {
-    let Opened { policy, .. } = open(&arguments.folder, json)?;
+    let Opened { policy, .. } = open(arguments.folder.folder.as_deref(), json)?;
     let scenario = scenario(arguments)?;
     let live = Assumed::new(&policy, scenario.unix_s);
     let (explanation, _) = scenario
@@ -221,7 +229,8 @@ fn scenario(arguments: &Explain) -> Result<Scenario, AppError> {
     })
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, AppError> {
+/// Reads a file; - is standard input.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, AppError> {
     let read = if path == Path::new("-") {
         let mut body = Vec::new();
         std::io::stdin().lock().read_to_end(&mut body).map(|_| body)
@@ -288,12 +297,12 @@ fn number(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-fn print_json(value: &Value) -> Result<(), AppError> {
+pub(super) fn print_json(value: &Value) -> Result<(), AppError> {
     print(&format!("{value}\n"))
 }
 
 /// Prints; a reader that has left, such as `head`, has seen enough.
-fn print(text: &str) -> Result<(), AppError> {
+pub(super) fn print(text: &str) -> Result<(), AppError> {
     match std::io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(fail(format!("cannot write: {error}")))
@@ -307,6 +316,6 @@ fn now_s() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-fn fail(message: impl Into<String>) -> AppError {
+pub(super) fn fail(message: impl Into<String>) -> AppError {
     AppError::Other(message.into())
 }

@@ -259,11 +259,6 @@ fn encoding(catalogue: &Catalogue, model: &str) -> Encoding {
     listed.unwrap_or_else(|| Encoding::of(model))
 }
 
-fn encoding_name(encoding: Encoding) -> &'static str {
-    let is_it = |name: &&str| Encoding::from_name(name) == Some(encoding);
-    Encoding::NAMES.into_iter().find(is_it).unwrap_or_default()
-}
-
 /// The cost of sending that many tokens, or why there is none.
 fn cost(catalogue: &Catalogue, model: &str, tokens: u64) -> Option<String> {
     let usage = Usage { input: tokens, ..Usage::default() };
@@ -277,7 +272,7 @@ fn machine(input: &Input<'_>, catalogue: &Catalogue, counted: &[(&String, Sum)])
         .map(|(model, sum)| {
             json!({
                 "model": model,
-                "encoding": encoding_name(encoding(catalogue, model)),
+                "encoding": encoding(catalogue, model).as_str(),
                 "tokens": sum.tokens,
                 "parts": sum.shown_parts().collect::<BTreeMap<_, _>>(),
                 "flags": sum.flags.iter().map(|flag| flag.as_str()).collect::<Vec<_>>(),
@@ -309,7 +304,7 @@ fn human(input: &Input<'_>, catalogue: &Catalogue, counted: &[(&String, Sum)]) -
         Input::Lines(requests) => row("input", &format_args!("{} JSON lines", requests.len())),
         _ => row("input", &input.kind()),
     }
-    row("model", &format_args!("{model} ({})", encoding_name(encoding(catalogue, model))));
+    row("model", &format_args!("{model} ({})", encoding(catalogue, model).as_str()));
     row("tokens", &sum.tokens);
     for (part, tokens) in sum.shown_parts() {
         row(&format!("  {part}"), &tokens);

@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 use crate::metering::catalogue::Date;
 use crate::metering::catalogue::Mode;
 use crate::metering::catalogue::Model;
+use crate::metering::catalogue::ModelOverride;
 use crate::metering::catalogue::UnitPrices;
 use crate::metering::money::Usd;
 use crate::metering::rates::Rates;
@@ -23,8 +24,7 @@ use crate::metering::rates::TokenKind;
 #[serde(deny_unknown_fields)]
 struct File<'a> {
     /// Source of the facts and what the fields mean.
-    #[serde(rename = "about")]
-    _about: &'a str,
+    about: &'a str,
     #[serde(borrow)]
     models: BTreeMap<String, Row<'a>>,
 }
@@ -66,14 +66,14 @@ struct WebSearch<'a> {
     search_context_size_high: Option<&'a RawValue>,
 }
 
-/// Reads a catalogue file.
+/// Reads a catalogue file: what it says about itself, and its models.
 ///
 /// # Errors
 /// When it is not JSON, has an unknown key, or a token price that is not exact.
-pub(super) fn read(text: &str) -> Result<BTreeMap<String, Model>, serde_json::Error> {
+pub(super) fn read(text: &str) -> Result<(String, BTreeMap<String, Model>), serde_json::Error> {
     let file: File<'_> = serde_json::from_str(text)?;
     let named = |(name, row): (String, Row<'_>)| (name.clone(), row.into_model(name));
-    Ok(file.models.into_iter().map(named).collect())
+    Ok((file.about.to_owned(), file.models.into_iter().map(named).collect()))
 }
 
 impl Row<'_> {
@@ -95,8 +95,10 @@ impl Row<'_> {
             shutdown: self.deprecation_date,
             capabilities: self.capabilities,
             endpoints: self.endpoints,
+            listed: true,
             source: self.source,
             encoding: None,
+            changed: ModelOverride::default(),
         }
     }
 }
@@ -157,7 +159,7 @@ mod tests {
         let text = format!(
             "{{\"about\":\"\",\"models\":{{\"m\":{{\"mode\":\"chat\",\"capabilities\":[],{row}}}}}}}"
         );
-        read(&text).map_err(|error| error.to_string())
+        read(&text).map(|(_, models)| models).map_err(|error| error.to_string())
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use serde::Serialize;
 
 use crate::metering::builtin;
 use crate::metering::money::MoneyError;
@@ -21,6 +22,7 @@ const DAYS_TO_EPOCH: i64 = 719_468;
 /// Every model known by name.
 #[derive(Clone, Debug)]
 pub struct Catalogue {
+    about: String,
     models: BTreeMap<String, Model>,
 }
 
@@ -47,14 +49,18 @@ pub struct Model {
     pub capabilities: Vec<String>,
     /// Paths that serve it, such as `/v1/responses`.
     pub endpoints: Vec<String>,
-    /// Where its facts were read.
+    /// Whether the shipped data lists it, under this name or as the base of a fine-tuned one.
+    pub listed: bool,
+    /// The page that its facts were read on.
     pub source: Option<String>,
     /// Its tokenizer where the name alone does not tell.
     pub encoding: Option<Encoding>,
+    /// What a policy said about it, and is in the fields above.
+    pub changed: ModelOverride,
 }
 
 /// A model's kind of work.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// Chat completions (and mostly Responses).
@@ -82,7 +88,7 @@ pub enum Mode {
 
 /// Prices in USD of what is not counted in tokens, as decimal texts: some have more digits than
 /// exact money holds. No bill uses video yet.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct UnitPrices {
     /// One character of text to speak.
     pub character: Option<String>,
@@ -125,7 +131,13 @@ impl Catalogue {
     /// # Panics
     /// Never: the data is compiled in, and a test reads all of it.
     pub fn builtin() -> Self {
-        Self { models: builtin::read(BUILTIN).expect("a test reads the shipped catalogue") }
+        let (about, models) = builtin::read(BUILTIN).expect("a test reads the shipped catalogue");
+        Self { about, models }
+    }
+
+    /// Where the shipped data comes from and as of when.
+    pub fn about(&self) -> &str {
+        &self.about
     }
 
     /// The model of that exact name. A fine-tuned model, `ft:<base>:<org>:<suffix>:<id>`, is found
@@ -156,14 +168,20 @@ impl Catalogue {
     pub fn with(&mut self, name: &str, change: &ModelOverride) {
         let mut model = self.get(name).cloned().unwrap_or_default();
         name.clone_into(&mut model.name);
-        for (kind, price) in &change.price {
-            if let (Some(kind), Ok(price)) = (TokenKind::from_name(kind), price_of(price)) {
+        for (kind, text) in &change.price {
+            if let (Some(kind), Ok(price)) = (TokenKind::from_name(kind), price_of(text)) {
                 model.tiers.entry(Tier::Standard).or_default().base.set(kind, price);
+                model.changed.price.insert(kind.as_str().to_owned(), text.clone());
             }
         }
-        model.max_input_tokens = change.context.or(model.max_input_tokens);
-        let encoding = change.encoding.as_deref().and_then(Encoding::from_name);
-        model.encoding = encoding.or(model.encoding);
+        if change.context.is_some() {
+            model.max_input_tokens = change.context;
+            model.changed.context = change.context;
+        }
+        if let Some(encoding) = change.encoding.as_deref().and_then(Encoding::from_name) {
+            model.encoding = Some(encoding);
+            model.changed.encoding.clone_from(&change.encoding);
+        }
         self.models.insert(name.to_owned(), model);
     }
 

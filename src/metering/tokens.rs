@@ -34,6 +34,12 @@ impl Encoding {
     pub const NAMES: [&str; 6] =
         ["o200k_base", "o200k_harmony", "cl100k_base", "p50k_base", "p50k_edit", "r50k_base"];
 
+    /// Its name, the first of those that mean it.
+    pub fn as_str(self) -> &'static str {
+        let is_it = |name: &&str| Self::from_name(name) == Some(self);
+        Self::NAMES.into_iter().find(is_it).unwrap_or_default()
+    }
+
     /// The encoding of that name.
     pub fn from_name(name: &str) -> Option<Self> {
         Some(match name {
@@ -170,7 +176,9 @@ mod tests {
             assert_eq!(Encoding::of(model), Encoding::Cl100kBase, "{model}");
         }
         assert_eq!(Encoding::of("ft:gpt-4.1-mini-2025-04-14:a::b"), Encoding::O200kBase);
-        assert!(Encoding::NAMES.iter().all(|name| Encoding::from_name(name).is_some()));
+        assert!(
+            Encoding::NAMES.iter().all(|name| Encoding::from_name(name).unwrap().as_str() == *name)
+        );
         assert_eq!(Encoding::from_name("utf8"), None);
     }
 

@@ -115,13 +115,22 @@ pub(super) fn nearest<'a>(
     wrong: &str,
     known: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {
-    let allowed = wrong.chars().count().div_ceil(3).min(4);
-    known
+    near(wrong, known).first().copied()
+}
+
+/// The known names that are near enough to `wrong` to be meant, the nearest first.
+pub(super) fn near<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
+    let length = wrong.chars().count();
+    let allowed = length.div_ceil(3).min(4);
+    let mut near: Vec<_> = known
         .into_iter()
+        // Spares the comparison where the lengths alone are too far apart.
+        .filter(|name| name.chars().count().abs_diff(length) <= allowed)
         .map(|name| (strsim::damerau_levenshtein(wrong, name), name))
         .filter(|(distance, _)| *distance <= allowed)
-        .min()
-        .map(|(_, name)| name)
+        .collect();
+    near.sort_unstable();
+    near.into_iter().map(|(_, name)| name).collect()
 }
 
 /// The place of a range of one file's text. `line` and `column` count from 1.

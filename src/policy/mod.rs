@@ -22,6 +22,7 @@ mod source;
 mod sticky;
 pub mod units;
 mod upstreams;
+mod view;
 mod watch;
 mod yaml;
 
@@ -73,6 +74,8 @@ pub use scenario::Scenario;
 pub use scenario::endpoint_named;
 pub use scenario::headers;
 pub use source::Sources;
+pub use view::ModelPage;
+pub use view::ModelView;
 pub use watch::watch;
 
 use models::Models;

@@ -13,6 +13,7 @@ mod hooks;
 mod http2;
 mod ledger;
 mod map;
+mod models;
 mod passthrough;
 mod policies;
 mod pressure;
