@@ -24,6 +24,8 @@ use super::sticky::arm_of;
 const USUAL_OUTPUT: f64 = 500.0;
 /// Why a model is left out whose context is too small; the one reason that the client can cure.
 const TOO_LONG: &str = "the prompt does not fit its context";
+/// Why others go before a model that answers; one that does not answer comes last.
+const TOO_SLOW: &str = "above max_p95";
 /// Successors of successors that are followed; a longer row is a mistake that the check finds.
 pub(super) const LONGEST_SUCCESSION: usize = 8;
 
@@ -229,7 +231,12 @@ impl Policy {
         let mut all: Vec<_> = pick.of.iter().map(weigh).collect();
         // Stable: of equals the one that is listed first.
         all.sort_by(|a, b| {
-            let rank = |c: &Candidate<'_>| (c.excluded.is_some(), c.demoted.is_some());
+            let demoted = |c: &Candidate<'_>| match c.demoted {
+                None => 0,
+                Some(TOO_SLOW) => 1,
+                Some(_) => 2,
+            };
+            let rank = |c: &Candidate<'_>| (c.excluded.is_some(), demoted(c));
             rank(a).cmp(&rank(b)).then_with(|| order(a, b))
         });
         all.iter().for_each(|candidate| trace.candidate(candidate));
@@ -276,7 +283,7 @@ impl Policy {
         let slow = pick.max_p95.is_some_and(|most| state.p95_ms > most.as_secs_f64() * 1e3);
         let demoted = match (state.available, slow) {
             (false, _) => Some("not available now"),
-            (true, true) => Some("above max_p95"),
+            (true, true) => Some(TOO_SLOW),
             (true, false) => None,
         };
         Candidate { target, cost, p95_ms: state.p95_ms, excluded, demoted }

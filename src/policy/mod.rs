@@ -161,7 +161,9 @@ impl Policy {
 
     /// The tokenizer of a model.
     pub fn encoding_of(&self, model: &str) -> Encoding {
-        self.model(model).and_then(|row| row.encoding).unwrap_or_else(|| Encoding::of(model))
+        let target = self.target(model);
+        let named = self.model_of(&target).and_then(|row| row.encoding);
+        named.unwrap_or_else(|| Encoding::of(&target.upstream_model))
     }
 
     /// Who is told of what happens.

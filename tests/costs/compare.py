@@ -77,7 +77,9 @@ def verdict(bill, cost):
         return "neither prices" if cost is None else "only LiteLLM prices"
     if cost is None:
         return "only weir prices"
-    return "equal" if same(float(ours), cost) else "different"
+    # LiteLLM adds the fees elsewhere.
+    tokens = sum(float(part["cost_usd"]) for part in bill["parts"])
+    return "equal" if same(tokens, cost) else "different"
 
 
 def reason(row, model, standard):

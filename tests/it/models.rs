@@ -134,6 +134,16 @@ fn a_usage_is_priced_part_by_part() {
 }
 
 #[test]
+fn what_is_billed_by_the_second_is_a_fee() {
+    let home = home(POLICY);
+    let usage = r#"{"type":"duration","seconds":12.5}"#;
+    let bill = report(&home, &["cost", "--model", "whisper-1"], usage);
+    // 12.5 x 0.0001
+    let fee = json!([{ "unit": "second_input", "thousandths": 12_500, "cost_usd": "0.00125" }]);
+    assert_eq!((&bill["fees"], &bill["cost_usd"]), (&fee, &json!("0.00125")));
+}
+
+#[test]
 fn what_has_no_price_is_null_and_no_failure() {
     let home = home(POLICY);
     let bill = report(&home, &["cost", "--model", "nobody"], r#"{"prompt_tokens":1}"#);

@@ -20,6 +20,7 @@ use crate::support::Answer;
 use crate::support::Gateway;
 use crate::support::Raw;
 use crate::support::Upstream;
+use crate::support::call;
 use crate::support::http::Response;
 
 const ROUTES: &str = r#"
@@ -310,6 +311,37 @@ fn a_decision_of_the_policy_in_force_is_explained() {
     refused(json!({ "request": { "model": "m" }, "headers": { "a b": "c" } }), "invalid_value");
     refused(json!({ "reqest": { "model": "m" } }), "invalid_json");
     assert_eq!(upstream.count(), 0, "nothing is asked upstream");
+}
+
+#[test]
+fn an_explanation_says_what_live_routing_does_on_recorded_requests() {
+    let rules = "routes:\n  \
+        - { name: long, when: tokens.prompt > 300 && request.messages > 1, use: gpt-4.1 }\n  \
+        - { name: tools, when: request.tools > 0 || request.json_schema, use: gpt-6-luna }\n  \
+        - { name: seen, when: request.images > 0, use: gpt-4o }\n  \
+        - { name: mini, when: 'request.model.contains(\"mini\")', cheapest: { of: [gpt-6-luna, gpt-4.1-mini] } }\n  \
+        - { name: tagged, when: 'tag.app == \"x\"', use: gpt-4o }";
+    let upstream = Upstream::always(Answer::chat());
+    let gateway = Gateway::builder(&upstream).policy(rules).start();
+    let pairs = include_str!("../fixtures/usage_pairs.jsonl").lines();
+    let mut routes = std::collections::BTreeSet::new();
+    for line in pairs.step_by(4) {
+        let pair: Value = serde_json::from_str(line).unwrap();
+        let endpoint = pair["endpoint"].as_str().unwrap();
+        let mut request = pair["request"].clone();
+        request["model"] = pair["model"].clone();
+        let live = call(&gateway, endpoint, &request.to_string());
+        let name = endpoint.strip_prefix("/v1/").unwrap();
+        let question = json!({ "request": request, "endpoint": name });
+        let told = ask(&gateway, "/api/route/explain", &question).json();
+        assert_eq!(told["route"].as_str(), live.header("x-weir-route"), "{told}");
+        assert_eq!(told["model"].as_str(), live.header("x-weir-model"), "{told}");
+        assert_eq!(told["policy"].as_str(), live.header("x-weir-policy"));
+        routes.insert(told["route"].as_str().unwrap().to_owned());
+    }
+    // Nobody sends the tag: its rule has no value, here as there.
+    let expected = ["default", "long", "mini", "seen", "tools"];
+    assert_eq!(routes.iter().map(String::as_str).collect::<Vec<_>>(), expected);
 }
 
 #[test]

@@ -179,3 +179,27 @@ fn a_broken_policy_runs_no_tests() {
     assert!(checked.policy.is_none() && tested.diagnostics.is_empty());
     assert_eq!(checked.diagnostics.len(), 1);
 }
+
+#[test]
+fn the_fastest_is_the_one_with_the_least_95th_percentile_that_is_available() {
+    let policy = "routes:\n  - { name: fast, fastest: { of: [gpt-4.1, gpt-6-luna, gpt-4o], max_p95: 5s } }\n";
+    let state = |p95, available| format!("{{ p95_ms: {p95}, available: {available} }}");
+    let model = |figures: [(u32, bool); 3], expected: &str| {
+        let [a, b, c] = figures.map(|(p95, available)| state(p95, available));
+        let tests = format!(
+            "tests:\n  - name: t\n    request: {{ model: x, messages: [] }}\n    \
+             models: {{ gpt-4.1: {a}, gpt-6-luna: {b}, gpt-4o: {c} }}\n    expect: {{ model: {expected} }}\n"
+        );
+        let files =
+            [("routing.yaml".to_owned(), policy.to_owned()), ("tests/t.yaml".to_owned(), tests)];
+        let (_, tested) = Policy::verify(&Sources::of(files.into()), &Settings::default());
+        let [case] = &tested.cases[..] else { panic!("{:#?}", tested.diagnostics) };
+        assert_eq!(case.why, None, "{figures:?}");
+    };
+    model([(900, true), (400, true), (700, true)], "gpt-6-luna");
+    model([(900, true), (400, false), (700, true)], "gpt-4o");
+    // Nothing is known of one: it is asked, so that something is.
+    model([(900, true), (400, true), (0, true)], "gpt-4o");
+    // All are too slow or away: the best of what is left.
+    model([(9_000, true), (8_000, true), (400, false)], "gpt-6-luna");
+}
