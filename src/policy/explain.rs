@@ -13,6 +13,13 @@ use super::expression::EvalError;
 use super::facts::Facts;
 use super::rule::Rule;
 
+/// Longest JSON in a header, in bytes; base64 makes a third more of it.
+const LONGEST_HEADER: usize = 5_000;
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
 /// How a decision came about.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Explanation {
@@ -36,6 +43,9 @@ pub struct Explanation {
     pub refused: Option<String>,
     /// Every rule that was looked at, in order.
     pub rules: Vec<Step>,
+    /// Rules that are left out of a header, which has to stay short.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub omitted: usize,
     /// Every model that `cheapest` or `fastest` weighed, the best first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub candidates: Vec<Weighed>,
@@ -134,8 +144,23 @@ impl Explanation {
 
     /// The form of the header `x-weir-decision`: JSON in base64url. The values that conditions
     /// read are in it, and nothing of what the messages say.
+    ///
+    /// Many clients take no header of more than 8 KB: of a long explanation the rules that did not
+    /// match are left out, and then all of them.
     pub fn to_header(&self) -> String {
-        URL_SAFE_NO_PAD.encode(serde_json::to_vec(self).unwrap_or_default())
+        let json = |explanation: &Self| serde_json::to_vec(explanation).unwrap_or_default();
+        let mut short = self.clone();
+        let mut text = json(&short);
+        if text.len() > LONGEST_HEADER {
+            short.rules.retain(|step| step.outcome != "miss");
+            short.omitted = self.rules.len() - short.rules.len();
+            text = json(&short);
+        }
+        if text.len() > LONGEST_HEADER {
+            (short.rules, short.omitted) = (Vec::new(), self.rules.len());
+            text = json(&short);
+        }
+        URL_SAFE_NO_PAD.encode(text)
     }
 }
 
@@ -152,5 +177,35 @@ impl std::fmt::Display for Why {
                 )
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_stays_short_however_many_rules_there_are() {
+        let step = |index: usize, outcome| Step {
+            rule: format!("rule-{index}"),
+            when: Some("request.model == \"x\"".to_owned()),
+            outcome,
+            error: None,
+            inputs: Vec::new(),
+        };
+        let mut rules: Vec<_> = (0..2_000).map(|index| step(index, "miss")).collect();
+        rules.push(step(2_000, "hit"));
+        let explanation = Explanation { rules, ..Explanation::default() };
+        let header = explanation.to_header();
+        assert!(header.len() < 8_000, "{}", header.len());
+        let json = URL_SAFE_NO_PAD.decode(header).unwrap();
+        let told: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        assert_eq!(
+            (&told["omitted"], &told["rules"][0]["rule"]),
+            (&2_000.into(), &"rule-2000".into())
+        );
+        let short = Explanation { rules: vec![step(1, "miss")], ..Explanation::default() };
+        let json = URL_SAFE_NO_PAD.decode(short.to_header()).unwrap();
+        assert!(!String::from_utf8(json).unwrap().contains("omitted"));
     }
 }
