@@ -25,12 +25,13 @@ impl AnswerFacts {
         let mut facts = Self::default();
         let mut status = None;
         let (mut is_response, mut searches) = (false, 0);
-        for member in scan::members(body).ok()?.list {
+        let (members, usage) = scan::members_with(body, b"usage").ok()?;
+        facts.usage = usage.and_then(|usage| Usage::from_members(body, &usage));
+        for member in members.list {
             let value = member.value.of(body);
             match member.name.of(body) {
                 b"model" => facts.model = text(value),
                 b"service_tier" => facts.service_tier = text(value),
-                b"usage" => facts.usage = Usage::from_json(value),
                 b"object" => is_response = value == br#""response""#,
                 b"status" => status = Some(value),
                 b"choices" => facts.finish_reason = finish_reason(value),

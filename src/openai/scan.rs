@@ -57,11 +57,16 @@ pub(super) struct Fault {
 
 /// Scans a text that must be one JSON object and nothing else.
 pub(super) fn members(text: &[u8]) -> Result<Members, Fault> {
+    members_with(text, b"").map(|(members, _)| members)
+}
+
+/// The same, and in the same pass the members of the one called `inner`, where that is an object.
+pub(super) fn members_with(text: &[u8], inner: &[u8]) -> Result<(Members, Option<Members>), Fault> {
     let mut scan = Scanner { text, at: 0, high: 0 };
     if text.starts_with(b"\xEF\xBB\xBF") {
         return Err(scan.fault("a byte order mark (BOM) is not allowed"));
     }
-    let members = scan.object()?;
+    let members = scan.object(inner)?;
     if scan.next().is_some() {
         return Err(scan.fault("expected nothing more behind the object"));
     }
@@ -108,13 +113,14 @@ impl Scanner<'_> {
         found
     }
 
-    fn object(&mut self) -> Result<Members, Fault> {
+    fn object(&mut self, inner: &[u8]) -> Result<(Members, Option<Members>), Fault> {
         if !self.take(b'{') {
             return Err(self.fault("expected a JSON object"));
         }
         let mut members = Members { list: Vec::with_capacity(16), end: self.at };
+        let mut nested = None;
         if self.take(b'}') {
-            return Ok(members);
+            return Ok((members, nested));
         }
         loop {
             if members.list.len() == MAX_MEMBERS {
@@ -123,7 +129,11 @@ impl Scanner<'_> {
             let (name, escaped) = self.name()?;
             self.next();
             let start = self.at;
-            self.value()?;
+            if self.peek() == Some(b'{') && !inner.is_empty() && name.of(self.text) == inner {
+                nested = Some(self.object(b"")?.0);
+            } else {
+                self.value()?;
+            }
             members.end = self.at;
             members.list.push(Member { name, escaped, value: Span { start, end: self.at } });
             match self.next() {
@@ -133,7 +143,7 @@ impl Scanner<'_> {
             }
         }
         self.at += 1;
-        Ok(members)
+        Ok((members, nested))
     }
 
     /// A member's name and its colon.

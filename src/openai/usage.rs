@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 
 use crate::openai::scan;
+use crate::openai::scan::Member;
+use crate::openai::scan::Members;
 use crate::openai::unescape::unescape;
 
 /// More tokens than any call can use; a report above it is a mistake, and sums of it stay far from
@@ -54,9 +56,14 @@ impl Usage {
     /// None when the text is not an object, when it names neither input nor output tokens nor a
     /// duration, or when a number is negative, fractional (but for seconds) or beyond 2^40.
     pub fn from_json(raw: &[u8]) -> Option<Self> {
+        Self::from_members(raw, &scan::members(raw).ok()?)
+    }
+
+    /// The same of an object that is scanned already, somewhere in `raw`.
+    pub(super) fn from_members(raw: &[u8], members: &Members) -> Option<Self> {
         let mut usage = Self::default();
         let (mut input, mut output, mut seconds) = (None, None, None);
-        for (name, value) in object(raw)? {
+        for (name, value) in named(raw, &members.list) {
             match &*name {
                 b"prompt_tokens" | b"input_tokens" => input = input.max(number(value)?),
                 b"completion_tokens" | b"output_tokens" => output = output.max(number(value)?),
@@ -80,7 +87,7 @@ impl Usage {
     }
 
     fn add_input_details(&mut self, raw: &[u8]) -> Option<()> {
-        for (name, value) in part(raw)? {
+        for (name, value) in named(raw, &part(raw)?) {
             let tokens = match &*name {
                 b"cached_tokens" => &mut self.cached_input,
                 b"cache_write_tokens" => &mut self.cache_write,
@@ -98,7 +105,7 @@ impl Usage {
     }
 
     fn add_cached_details(&mut self, raw: &[u8]) -> Option<()> {
-        for (name, value) in part(raw)? {
+        for (name, value) in named(raw, &part(raw)?) {
             let tokens = match &*name {
                 b"audio_tokens" => &mut self.cached_audio_input,
                 b"image_tokens" => &mut self.cached_image_input,
@@ -110,7 +117,7 @@ impl Usage {
     }
 
     fn add_output_details(&mut self, raw: &[u8]) -> Option<()> {
-        for (name, value) in part(raw)? {
+        for (name, value) in named(raw, &part(raw)?) {
             let tokens = match &*name {
                 b"reasoning_tokens" => &mut self.reasoning,
                 b"audio_tokens" => &mut self.audio_output,
@@ -142,24 +149,29 @@ impl Usage {
     }
 }
 
-/// The names, decoded, and values of one JSON object; None for anything else.
-fn object(raw: &[u8]) -> Option<impl Iterator<Item = (Cow<'_, [u8]>, &[u8])>> {
-    let members = scan::members(raw).ok()?.list.into_iter();
-    Some(members.map(move |member| {
+/// Names, decoded, and values.
+fn named<'a>(
+    raw: &'a [u8],
+    members: &'a [Member],
+) -> impl Iterator<Item = (Cow<'a, [u8]>, &'a [u8])> {
+    members.iter().map(move |member| {
         let name = member.name.of(raw);
         let name = if member.escaped { unescape(name) } else { Cow::Borrowed(name) };
         (name, member.value.of(raw))
-    }))
+    })
 }
 
-/// A nested object: null is an empty one, anything else must be an object. Most hold nothing but
-/// zeros: these are not read.
-fn part(raw: &[u8]) -> Option<impl Iterator<Item = (Cow<'_, [u8]>, &[u8])>> {
+/// The members of a nested object: null is an empty one, anything else must be an object. Most hold
+/// nothing but zeros: these are not read.
+fn part(raw: &[u8]) -> Option<Vec<Member>> {
     // Without a branch, so that it becomes vector instructions.
     let tells = |told: bool, byte: &u8| {
         told | (byte.wrapping_sub(b'1') < 9) | matches!(byte, b'-' | b'.' | b'[')
     };
-    object(if raw == b"null" || !raw.iter().fold(false, tells) { b"{}" } else { raw })
+    if raw == b"null" || !raw.iter().fold(false, tells) {
+        return Some(Vec::new());
+    }
+    Some(scan::members(raw).ok()?.list)
 }
 
 /// A natural number, or null; the outer None for anything else.
