@@ -213,6 +213,7 @@ fn a_thousand_random_edits_under_load_fail_no_request() {
     let valid: BTreeSet<String> =
         models.iter().map(|model| revision(&world.sends_to(model))).collect();
     let (stop, served) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let began = std::time::Instant::now();
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
@@ -234,6 +235,7 @@ fn a_thousand_random_edits_under_load_fail_no_request() {
         world.wait_for("gpt-4.1-mini");
         stop.store(true, Ordering::Relaxed);
     });
+    println!("{served:?} requests in {:?}", began.elapsed());
     assert!(served.load(Ordering::Relaxed) > 1_000, "{served:?} requests in all");
     let rejected = world.gateway.metric("weir_policy_reloads_total", &[("result", "rejected")]);
     assert!(rejected > 0.5, "no broken content was ever seen");
