@@ -102,12 +102,8 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
     }
     policy_settings.today = Some(today());
     let policy = Policy::load(&config.policies, &policy_settings)?;
-    for warning in &policy.warnings {
-        tracing::warn!("{warning}");
-    }
     let metrics = Arc::new(Metrics::new()?);
-    metrics.policy_loaded(policy.revision());
-    warm_tokenizer(&policy);
+    begin_with(&policy, &metrics);
     let upstreams = Arc::new(Upstreams::new(&policy)?);
     let policy = Arc::new(PolicyHandle::new(policy));
     let live = Arc::new(LiveStats::default());
@@ -176,6 +172,15 @@ pub fn simulate(arguments: &cli::Simulate) -> Result<(), AppError> {
             .await
             .map_err(|error| AppError::Other(error.to_string()))
     })
+}
+
+/// What is to be done for each policy that comes into force.
+fn begin_with(policy: &Policy, metrics: &Metrics) {
+    metrics.policy_loaded(policy.revision());
+    warm_tokenizer(policy);
+    for warning in &policy.warnings {
+        tracing::warn!("{warning}");
+    }
 }
 
 /// Loads the vocabularies beside the start, where rules ask for tokens: the first request that they
@@ -296,15 +301,11 @@ fn reload(
     let metrics = Arc::clone(metrics);
     let tell = move |seen: &Seen| match seen {
         Seen::Applied(policy) => {
-            metrics.policy_loaded(policy.revision());
+            begin_with(policy, &metrics);
             metrics.policy_applied();
-            warm_tokenizer(policy);
             let data = json!({ "revision": policy.revision(), "warnings": policy.warnings });
             hooks.post(policy, "policy.reloaded", &data);
             tracing::info!(revision = policy.revision(), "policy in force");
-            for warning in &policy.warnings {
-                tracing::warn!("{warning}");
-            }
         }
         Seen::Rejected(rejected) => {
             metrics.policy_rejected();

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
-use std::fs;
-use std::io::ErrorKind;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,6 +25,7 @@ use super::routes::MOST_RULES;
 use super::routes::Routes;
 use super::rule::Rule;
 use super::source::Sources;
+use super::source::read_regular;
 use super::upstreams;
 use super::yaml;
 
@@ -249,38 +248,29 @@ impl Secrets<'_> {
             findings.cure(file, path, message, "check the path and its permissions");
             None
         };
-        let content = match read_secret(&name) {
-            Ok(content) => content,
-            // Nobody looks at it again: to read it may take forever.
-            Err(error) if error.kind() == ErrorKind::Unsupported => {
-                return refuse(&error.to_string(), findings);
-            }
-            Err(error) => {
-                self.read.insert(name, fingerprint(b""));
-                return refuse(&error.to_string(), findings);
-            }
-        };
+        let content = read_secret(&name);
+        // Also one that cannot be read: the refusal ends when it can.
         self.read.insert(name, fingerprint(&content));
-        match String::from_utf8(content) {
-            Ok(text) => Some(text.trim().to_owned()),
-            Err(_) => refuse("it is not UTF-8", findings),
+        match content.map(String::from_utf8) {
+            Ok(Ok(text)) => Some(text.trim().to_owned()),
+            Ok(Err(_)) => refuse("it is not UTF-8", findings),
+            Err(error) => refuse(&error.to_string(), findings),
         }
     }
 }
 
-/// A short regular file: others, such as a pipe or a device, may never end.
-fn read_secret(path: &Path) -> std::io::Result<Vec<u8>> {
-    // Asked before it is opened: to open a pipe waits for its writer.
-    let about = fs::metadata(path)?;
-    if !about.is_file() || about.len() > LONGEST_SECRET {
-        let message = "it is no regular file of at most 64 KiB";
-        return Err(std::io::Error::new(ErrorKind::Unsupported, message));
+/// A short regular file.
+pub(super) fn read_secret(path: &Path) -> std::io::Result<Vec<u8>> {
+    let content = read_regular(path, LONGEST_SECRET)?;
+    if content.len() as u64 > LONGEST_SECRET {
+        return Err(std::io::Error::other("it is longer than 64 KiB"));
     }
-    fs::read(path)
+    Ok(content)
 }
 
-/// What a secret's content is told by; never shown.
-pub(super) fn fingerprint(content: &[u8]) -> Vec<u8> {
+/// What a secret's content is told by, which is never shown. All that cannot be read is alike.
+pub(super) fn fingerprint(content: &std::io::Result<Vec<u8>>) -> Vec<u8> {
+    let content = content.as_deref().unwrap_or_default();
     ring::digest::digest(&ring::digest::SHA256, content).as_ref().to_vec()
 }
 

@@ -1,7 +1,6 @@
 //! Reload as a transaction: a change of the folder is in force as a whole, or not at all.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -13,6 +12,7 @@ use super::Policy;
 use super::diagnostic::Diagnostic;
 use super::load::Settings;
 use super::load::fingerprint;
+use super::load::read_secret;
 use super::source::Sources;
 
 /// The policy in force, and what became of the last change of its folder.
@@ -139,7 +139,7 @@ impl Reloader {
     }
 
     fn content(&self) -> Content {
-        let digest = |path: &PathBuf| fingerprint(&fs::read(path).unwrap_or_default());
+        let digest = |path: &PathBuf| fingerprint(&read_secret(path));
         let secrets = self.judged.secrets.keys().map(|path| (path.clone(), digest(path)));
         Content { secrets: secrets.collect(), files: Sources::read(&self.folder) }
     }
@@ -157,7 +157,6 @@ impl Reloader {
             return Err((revision, vec![Diagnostic::error(None, message).help(cure)]));
         }
         let (checked, _) = Policy::verify(&sources, &self.settings);
-        // Also what could not be read: the refusal ends when it can.
         self.judged.secrets = checked.secret_files;
         let Some(policy) = checked.policy else { return Err((revision, checked.diagnostics)) };
         match prepare(&policy) {

@@ -130,12 +130,24 @@ fn yaml_files(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn read(path: &Path) -> Result<String, Box<Diagnostic>> {
-    let file = fs::File::open(path).map_err(|error| Box::new(unreadable(path, &error)))?;
+/// Reads a regular file, and at most a byte more than `most`. Others, such as a pipe or a device,
+/// may never end.
+///
+/// # Errors
+/// What the system says, or that it is no regular file.
+pub(super) fn read_regular(path: &Path, most: u64) -> std::io::Result<Vec<u8>> {
+    // Asked before it is opened: to open a pipe waits for its writer.
+    if !fs::metadata(path)?.is_file() {
+        return Err(std::io::Error::other("it is no regular file"));
+    }
     let mut bytes = Vec::new();
-    file.take(LARGEST_FILE + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| Box::new(unreadable(path, &error)))?;
+    fs::File::open(path)?.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn read(path: &Path) -> Result<String, Box<Diagnostic>> {
+    let bytes = read_regular(path, LARGEST_FILE);
+    let bytes = bytes.map_err(|error| Box::new(unreadable(path, &error)))?;
     if bytes.len() as u64 > LARGEST_FILE {
         return Err(Box::new(too_large(&path.display().to_string())));
     }
@@ -186,11 +198,17 @@ mod tests {
         fs::write(folder.path().join("big.yaml"), vec![b'#'; 10 << 20]).unwrap();
         fs::write(folder.path().join("latin.yaml"), b"a: \xe9").unwrap();
         std::os::unix::fs::symlink("/nowhere", folder.path().join("gone.yaml")).unwrap();
+        // To open it would wait for a writer that never comes.
+        let pipe = folder.path().join("pipe.yaml");
+        assert!(std::process::Command::new("mkfifo").arg(pipe).status().unwrap().success());
         let found = Sources::read(folder.path()).unwrap_err();
         let all: String = found.iter().map(ToString::to_string).collect();
-        for part in
-            ["big.yaml is larger than 1 MiB", "latin.yaml is not UTF-8 at byte 3", "gone.yaml"]
-        {
+        for part in [
+            "big.yaml is larger than 1 MiB",
+            "latin.yaml is not UTF-8 at byte 3",
+            "gone.yaml",
+            "pipe.yaml: it is no regular file",
+        ] {
             assert!(all.contains(part), "{part}: {all}");
         }
     }

@@ -191,6 +191,13 @@ fn a_renewed_key_file_is_a_change_of_the_policy() {
     assert!(sent("Bearer sk-one"));
     fs::write(&key, "sk-two\n").unwrap();
     eventually("the new key is used", || sent("Bearer sk-two"));
+    // A pipe in its place is refused, and whoever waits for its writer would wait for ever.
+    fs::remove_file(&key).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&key).status().unwrap().success());
+    eventually("the pipe is refused", || world.status()["in_sync"] == false);
+    assert!(sent("Bearer sk-two"), "the key before it stays");
+    world.write("main.yaml", &world.sends_to("gpt-4.1"));
+    world.wait_for("gpt-4.1");
 }
 
 #[test]

@@ -1,3 +1,5 @@
+use std::fs;
+
 use super::*;
 
 const WORKS: &str = "routes: []\n";
