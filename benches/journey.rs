@@ -128,6 +128,11 @@ fn interaction() -> Interaction<'static> {
         attempts: 1,
         latency_ms: 812,
         ttft_ms: None,
+        response_id: None,
+        attempt_log: &[],
+        capture: Some("metadata"),
+        expires_at: None,
+        facts: None,
         charge: None,
     }
 }

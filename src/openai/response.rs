@@ -8,6 +8,8 @@ use crate::openai::usage::Usage;
 /// The facts of one answer that is not a stream, from any endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AnswerFacts {
+    /// The answer's own id, such as `chatcmpl-…`.
+    pub id: Option<String>,
     /// The model that answered, as the provider names it.
     pub model: Option<String>,
     /// The tier that the call was served and is billed in.
@@ -30,6 +32,7 @@ impl AnswerFacts {
         for member in members.list {
             let value = member.value.of(body);
             match member.name.of(body) {
+                b"id" => facts.id = text(value),
                 b"model" => facts.model = text(value),
                 b"service_tier" => facts.service_tier = text(value),
                 b"object" => is_response = value == br#""response""#,

@@ -23,6 +23,8 @@ pub struct StreamSeen {
     pub usage: Option<Bytes>,
     /// Searches of the web among a response's output.
     pub web_searches: u64,
+    /// The answer's own id, of the first event that names it.
+    pub id: Option<String>,
     /// The model of the first event that names one.
     pub model: Option<String>,
     /// The tier of the last event that names one.
@@ -231,6 +233,9 @@ impl Observer {
     }
 
     fn see_model_and_tier(&mut self, object: &Object<'_>) {
+        if self.seen.id.is_none() {
+            self.seen.id = object.string("id").map(Cow::into_owned);
+        }
         if self.seen.model.is_none() {
             let model = object.string("model").filter(|model| !model.is_empty());
             self.seen.model = model.map(Cow::into_owned);

@@ -1,4 +1,4 @@
-//! Checks the sections `limits` and `capture`, whose machinery is not there yet, and resolves `hooks`.
+//! Checks the section `limits`, whose machinery is not there yet, and resolves `hooks`.
 
 use http::HeaderMap;
 use http::HeaderName;
@@ -9,7 +9,6 @@ use serde_saphyr::Spanned;
 use crate::metering::money::Usd;
 
 use super::diagnostic::Diagnostic;
-use super::file::CaptureEntry;
 use super::file::HookEntry;
 use super::file::LimitEntry;
 use super::file::PolicyFile;
@@ -38,17 +37,10 @@ pub(super) fn check(parsed: &PolicyFile, file: File<'_>, models: &Models, findin
     for entry in &parsed.limits {
         limit(entry, file, models, findings);
     }
-    for entry in &parsed.capture {
-        capture(&entry.value, file, findings);
+    if let Some(first) = parsed.limits.first() {
+        let message = "this version checks `limits` and does not act on it".to_owned();
+        findings.push(Diagnostic::warning(Some(file.place(&first.value.name)), message));
     }
-    let mut inert = |section, first: Option<super::diagnostic::Place>| {
-        if first.is_some() {
-            let message = format!("this version checks `{section}` and does not act on it");
-            findings.push(Diagnostic::warning(first, message));
-        }
-    };
-    inert("limits", parsed.limits.first().map(|entry| file.place(&entry.value.name)));
-    inert("capture", parsed.capture.first().map(|entry| file.at(&entry.referenced, 1)));
 }
 
 fn limit(entry: &Spanned<LimitEntry>, file: File<'_>, models: &Models, findings: &mut Findings) {
@@ -108,15 +100,6 @@ fn on_budget(
             models.names(),
             "define it under `models`",
         );
-    }
-}
-
-fn capture(entry: &CaptureEntry, file: File<'_>, findings: &mut Findings) {
-    if let Some(when) = &entry.when {
-        findings.expression(file, when);
-    }
-    if let Some(sample) = entry.sample.as_ref().filter(|s| !(0.0..=1.0).contains(&s.value)) {
-        findings.error(file, sample, format!("sample {} is not within 0 to 1", sample.value));
     }
 }
 

@@ -303,38 +303,46 @@ pub(super) struct CaptureEntry {
     pub(super) when: Option<Spanned<String>>,
     /// Everything, everything but the bodies, or nothing.
     #[serde(default)]
-    #[expect(dead_code, reason = "checked now, acted on later")]
     pub(super) mode: CaptureMode,
     /// Share of the requests whose bodies are kept, 0 to 1.
     #[serde(default)]
     #[schemars(with = "Option<f64>")]
     pub(super) sample: Option<Spanned<f64>>,
-    /// What is replaced by placeholders before it reaches a disk.
+    /// What is replaced by placeholders before it reaches a disk ([secrets]).
     #[serde(default)]
-    #[expect(dead_code, reason = "checked now, acted on later")]
-    pub(super) redact: Vec<Redact>,
-    /// How long it is kept, such as 90d.
+    #[schemars(with = "Option<Vec<Redact>>")]
+    pub(super) redact: Option<Vec<Redact>>,
+    /// How long bodies are kept, such as 90d. Absent: until somebody erases them.
     #[serde(default)]
     #[schemars(with = "Option<String>")]
-    #[expect(dead_code, reason = "checked now, acted on later")]
     pub(super) keep: Option<Seconds>,
-    /// On disk before the answer's last byte leaves.
+    /// On disk before the answer's last byte leaves; without room for that the request is refused.
     #[serde(default)]
-    #[expect(dead_code, reason = "checked now, acted on later")]
     pub(super) durable: bool,
 }
 
-/// How much is kept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+/// How much is kept; each less than the one before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum CaptureMode {
+pub enum CaptureMode {
     /// Bodies and figures.
     #[default]
     Full,
     /// Figures only.
     Metadata,
-    /// Nothing.
+    /// Nothing but the bill.
     Off,
+}
+
+impl CaptureMode {
+    /// As policies and `x-weir-capture` spell it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Metadata => "metadata",
+            Self::Off => "off",
+        }
+    }
 }
 
 /// What is replaced.

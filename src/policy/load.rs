@@ -12,6 +12,8 @@ use serde_saphyr::Spanned;
 
 use super::Policy;
 use super::Upstream;
+use super::capture;
+use super::capture::CaptureRule;
 use super::clauses;
 use super::diagnostic::Diagnostic;
 use super::diagnostic::Refused;
@@ -113,13 +115,18 @@ fn resolve(
     let models = Models::resolve(&entries, &upstreams, default_upstream, today, findings);
     let rules = resolve_rules(parsed, &models, findings);
     let mut hooks = Vec::new();
+    let mut captures = Vec::new();
     for (file, parsed) in parsed {
         clauses::check(parsed, *file, &models, findings);
+        for entry in &parsed.capture {
+            captures.extend(capture::rule(&entry.value, *file, findings));
+        }
         for entry in &parsed.hooks {
             hooks.extend(clauses::hook(&entry.value, *file, secrets, findings).map(Arc::new));
         }
     }
-    let reads_live = rules.iter().any(|rule| rule.reads_live());
+    let reads_live =
+        rules.iter().any(|rule| rule.reads_live()) || captures.iter().any(CaptureRule::reads_live);
     Some(Policy {
         revision: HeaderValue::from_str(revision).ok()?,
         upstreams,
@@ -127,6 +134,7 @@ fn resolve(
         rules,
         default_rule: Arc::new(Rule::unruled("default")),
         passthrough_rule: Arc::new(Rule::unruled("passthrough")),
+        captures,
         reads_live,
         hooks,
         warnings: Vec::new(),

@@ -2,6 +2,7 @@
 //!
 //! The whole folder is one [`Policy`]; a request takes one snapshot and keeps it to its end.
 
+mod capture;
 mod cases;
 mod choose;
 mod clauses;
@@ -38,6 +39,7 @@ use crate::metering::catalogue::Catalogue;
 use crate::metering::catalogue::Model;
 use crate::metering::tokens::Encoding;
 
+pub use capture::Capture;
 pub use cases::CaseResult;
 pub use cases::Tested;
 pub use choose::Candidate;
@@ -56,6 +58,7 @@ pub use facts::KeyFacts;
 pub use facts::Live;
 pub use facts::ModelState;
 pub use facts::NO_SHUTDOWN;
+pub use file::CaptureMode;
 pub use file::OnDisconnect;
 pub use file::schema;
 pub use hook::Hook;
@@ -78,6 +81,7 @@ pub use view::ModelPage;
 pub use view::ModelView;
 pub use watch::watch;
 
+use capture::CaptureRule;
 use models::Models;
 
 /// One revision of the policy folder, resolved and checked.
@@ -92,6 +96,7 @@ pub struct Policy {
     rules: Vec<Arc<Rule>>,
     default_rule: Arc<Rule>,
     passthrough_rule: Arc<Rule>,
+    captures: Vec<CaptureRule>,
     reads_live: bool,
     hooks: Vec<Arc<Hook>>,
     /// What it was made from.
@@ -157,6 +162,7 @@ impl Policy {
     /// Whether any rule asks for the prompt's tokens.
     pub fn reads_tokens(&self) -> bool {
         self.rules.iter().any(|rule| rule.reads_tokens())
+            || self.captures.iter().any(CaptureRule::reads_tokens)
     }
 
     /// The tokenizer of a model.

@@ -53,11 +53,16 @@ pub(super) struct Answer {
 pub(super) struct Tried {
     pub(super) answer: Result<Answer, ApiError>,
     pub(super) attempts: u32,
+    /// Who was asked, and what became of it.
+    pub(super) tries: Vec<Try>,
     /// Time spent waiting for the upstream, pauses included.
     pub(super) waited: Duration,
     /// The target that was asked last: the one that answered, where one did.
     pub(super) target: Arc<Target>,
 }
+
+/// One attempt: the target and the outcome's name.
+pub(super) type Try = (Arc<Target>, &'static str);
 
 /// The way along a route's targets.
 struct Walk<'a> {
@@ -65,6 +70,7 @@ struct Walk<'a> {
     /// 0 is the first choice, 1 the first fallback.
     at: usize,
     attempts: u32,
+    tries: Vec<Try>,
     /// Tries left at this target before the next one is asked.
     here: u32,
 }
@@ -88,7 +94,7 @@ pub(super) async fn first_answer(
             .unwrap_or_else(|_| Err(error::deadline(limit))),
     };
     let target = Arc::clone(walk.target());
-    Tried { answer, attempts: walk.attempts, waited: begun.elapsed(), target }
+    Tried { answer, attempts: walk.attempts, tries: walk.tries, waited: begun.elapsed(), target }
 }
 
 async fn tries(
@@ -103,6 +109,7 @@ async fn tries(
         let target = Arc::clone(walk.target());
         let result = attempt(upstreams, &target, outgoing(&target)).await;
         metrics.attempt(&target.upstream.name, outcome(&result));
+        walk.tries.push((Arc::clone(&target), outcome(&result)));
         let last = walk.attempts >= walk.route.rule.attempts;
         // A kept connection that the provider was closing anyway says nothing about the provider.
         if !last && matches!(result, Err(Failure::Closed { reused: true, .. })) {
@@ -143,7 +150,7 @@ fn judge(
 impl<'a> Walk<'a> {
     /// Begins at the first target whose gate is open; at the first of all where none is.
     fn begin(route: &'a Route, upstreams: &Upstreams) -> Self {
-        let mut walk = Self { route, at: 0, attempts: 0, here: 0 };
+        let mut walk = Self { route, at: 0, attempts: 0, tries: Vec::new(), here: 0 };
         if !route.fallback.is_empty() && !is_open(upstreams, &route.target) {
             walk.at = walk.open_after(0, upstreams).unwrap_or(0);
         }

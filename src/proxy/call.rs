@@ -12,6 +12,7 @@ use http::Method;
 use http::Response;
 use http::Uri;
 use http::request::Parts;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -23,12 +24,16 @@ use crate::openai::endpoint::Endpoint;
 use crate::openai::error::ApiError;
 use crate::openai::request::RequestView;
 use crate::openai::usage::Usage;
+use crate::policy::Capture;
+use crate::policy::CaptureMode;
 use crate::policy::Policy;
 use crate::policy::Route;
 use crate::policy::Rule;
 use crate::policy::Target;
+use crate::store::Attempt;
 use crate::store::Charge;
 use crate::store::Interaction;
+use crate::store::Pair;
 use crate::store::Recorder;
 use crate::store::UserHash;
 use crate::telemetry::log;
@@ -36,7 +41,10 @@ use crate::telemetry::metrics::CallLabels;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::Observation;
 
+use super::attempts::Try;
 use super::auth::Client;
+use super::capture;
+use super::capture::CAPTURE;
 use super::error;
 use super::live::LiveStats;
 use super::live::Running;
@@ -52,7 +60,6 @@ const COST: HeaderName = HeaderName::from_static("x-weir-cost-usd");
 const COST_STATUS: HeaderName = HeaderName::from_static("x-weir-cost-status");
 const DECISION: HeaderName = HeaderName::from_static("x-weir-decision");
 const OVERHEAD: HeaderName = HeaderName::from_static("x-weir-overhead-us");
-const CAPTURE: HeaderName = HeaderName::from_static("x-weir-capture");
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 /// Status of a call whose client left before it had an answer; nginx's number for it.
@@ -95,6 +102,16 @@ pub(super) struct Record {
     /// The request's body, to count its tokens when the upstream does not say.
     request: Bytes,
     pub(super) attempts: u32,
+    /// Each try's target and outcome.
+    pub(super) tries: Vec<Try>,
+    /// What is kept of the call.
+    pub(super) capture: Capture,
+    /// The answer's body, where it is kept.
+    pub(super) response: Bytes,
+    /// The id that the answer gives itself.
+    pub(super) answer_id: Option<String>,
+    /// Whether the call's record is on its way already.
+    recorded: bool,
     /// Time spent reading the client's body.
     pub(super) reading: Duration,
     /// Time spent waiting for the upstream until the answer began.
@@ -143,6 +160,11 @@ impl Call {
             stream: false,
             request: Bytes::new(),
             attempts: 0,
+            tries: Vec::new(),
+            capture: Capture::metadata().at_most(capture::allowed(&head.headers)),
+            response: Bytes::new(),
+            answer_id: None,
+            recorded: false,
             reading: Duration::ZERO,
             waited: Duration::ZERO,
             overhead: None,
@@ -179,7 +201,9 @@ impl Call {
         if self.policy.reads_live() && self.policy.knows_model(&route.target.model) {
             self.running = Some((live.begin(&route.target.model), Arc::clone(live)));
         }
-        if let Some(recorder) = &self.recorder {
+        if let Some(recorder) =
+            self.recorder.as_ref().filter(|_| self.capture.mode != CaptureMode::Off)
+        {
             let user = view.user(&request).or_else(|| view.string(&request, "safety_identifier"));
             let user = user.filter(|user| !user.is_empty()).map(|user| recorder.hash_user(&user));
             self.user = user;
@@ -206,8 +230,10 @@ impl Call {
     pub(super) fn refuse(mut self, error: &ApiError) -> Response<Reply> {
         self.error = error.code;
         self.complete = true;
-        // A refused call has nothing to count.
+        // A refused call has nothing to count, and nothing was said.
         self.request = Bytes::new();
+        self.response = Bytes::new();
+        self.capture = self.capture.at_most(CaptureMode::Metadata);
         let mut response = error::reply(error);
         self.answer_with(error.status, response.headers_mut());
         response
@@ -223,7 +249,8 @@ impl Call {
         headers.reserve(10);
         set(headers, ID, self.id.as_hyphenated().encode_lower(&mut Uuid::encode_buffer()));
         headers.insert(POLICY, self.policy.revision.clone());
-        headers.insert(CAPTURE, HeaderValue::from_static("off"));
+        let kept = self.recorder.as_ref().map_or(CaptureMode::Off, |_| self.capture.mode);
+        headers.insert(CAPTURE, HeaderValue::from_static(kept.as_str()));
         headers.insert(ATTEMPTS, self.attempts.into());
         headers.insert(OVERHEAD, micros(overhead).into());
         if let Some(rule) = self.rule() {
@@ -250,6 +277,28 @@ impl Call {
             metrics: Arc::clone(&self.metrics),
             recorder: self.recorder.clone(),
         }
+    }
+
+    /// Whether the answer's body is kept.
+    pub(super) fn keeps_bodies(&self) -> bool {
+        self.recorder.is_some() && self.capture.mode == CaptureMode::Full
+    }
+
+    /// Whether the record has to be on disk before the answer's last byte leaves.
+    pub(super) fn is_durable(&self) -> bool {
+        self.recorder.is_some() && self.capture.durable && self.capture.mode != CaptureMode::Off
+    }
+
+    /// Records the call before its end; the receiver says when that is safe from a power cut.
+    pub(super) fn record_durably(&mut self) -> Option<oneshot::Receiver<()>> {
+        let recorder = self.recorder.clone()?;
+        if self.wants_estimate() {
+            self.estimate();
+        }
+        let took = self.started.elapsed();
+        self.bill_reported();
+        self.recorded = true;
+        Some(self.keep(took, |interaction, pair| recorder.record_durably(&interaction, pair)))
     }
 
     /// Prices a whole answer and writes its cost to the headers.
@@ -374,19 +423,44 @@ impl Record {
     }
 
     fn close(mut self: Box<Self>, metrics: &Metrics, recorder: Option<&Recorder>) {
+        self.bill_reported();
+        let took = self.started.elapsed();
+        self.note_live(took);
+        metrics.record(&self.labels(), &self.observation(took));
+        self.log(took);
+        if let Some(recorder) = recorder.filter(|_| !self.recorded) {
+            self.keep(took, |interaction, pair| recorder.record(&interaction, pair));
+        }
+        metrics.in_flight().dec();
+    }
+
+    fn bill_reported(&mut self) {
         if self.bill.is_none()
             && let Some(usage) = self.usage
         {
             self.bill = Some(self.bill_of(&usage, UsageSource::Reported));
         }
-        let took = self.started.elapsed();
-        self.note_live(took);
-        metrics.record(&self.labels(), &self.observation(took));
-        self.log(took);
-        if let Some(recorder) = recorder {
-            recorder.record(&self.interaction(took));
-        }
-        metrics.in_flight().dec();
+    }
+
+    /// Hands the call to `record` as far as it may be kept.
+    fn keep<R>(
+        &mut self,
+        took: Duration,
+        record: impl FnOnce(Interaction<'_>, Option<Pair>) -> R,
+    ) -> R {
+        let full = self.capture.mode == CaptureMode::Full && !self.request.is_empty();
+        let pair = full.then(|| Pair {
+            request: std::mem::take(&mut self.request),
+            response: std::mem::take(&mut self.response),
+        });
+        let tries = self.tries.iter().map(|(target, outcome)| Attempt {
+            upstream: &target.upstream.name,
+            model: &target.model,
+            outcome,
+        });
+        let attempt_log: Vec<_> = tries.collect();
+        let interaction = Interaction { attempt_log: &attempt_log, ..self.interaction(took) };
+        record(interaction, pair)
     }
 
     /// The rule that decided, whatever it decided.
@@ -414,14 +488,17 @@ impl Record {
     fn interaction(&self, took: Duration) -> Interaction<'_> {
         let route = self.route.as_ref();
         let since = self.id.get_timestamp().map_or((0, 0), |time| time.to_unix());
+        let created_at = since.0 * 1000 + u64::from(since.1 / 1_000_000);
+        // Of a call that is not kept, the ledger knows who paid, and nothing about who asked.
+        let known = self.capture.mode != CaptureMode::Off;
         Interaction {
             id: self.id,
-            created_at: since.0 * 1000 + u64::from(since.1 / 1_000_000),
+            created_at,
             key_name: self.client.key,
             team: self.client.team,
             end_user_hash: self.user.as_ref(),
-            session_id: self.notes.session.as_deref(),
-            tags: &self.notes.tags,
+            session_id: self.notes.session.as_deref().filter(|_| known),
+            tags: if known { &self.notes.tags } else { &[] },
             endpoint: self.endpoint.name(),
             route: self.rule().map_or("", |rule| &*rule.name),
             policy_version: self.policy.revision(),
@@ -440,6 +517,11 @@ impl Record {
             latency_ms: millis(took),
             ttft_ms: self.first_event.map(millis),
             charge: self.bill.as_ref().map(Charge::of),
+            response_id: self.answer_id.as_deref().filter(|_| known),
+            attempt_log: &[],
+            capture: Some(self.capture.mode.as_str()),
+            expires_at: self.capture.keep.map(|keep| created_at.saturating_add(millis(keep))),
+            facts: None,
         }
     }
 

@@ -25,6 +25,7 @@ use crate::telemetry::metrics::Metrics;
 
 use super::Gateway;
 use super::call::Call;
+use super::capture;
 use super::error;
 use super::live::LiveView;
 
@@ -49,7 +50,10 @@ pub(super) async fn decide(
     call: &mut Call,
 ) -> Result<Route, ApiError> {
     let explains = asked.headers.contains_key(EXPLAIN);
-    if let Some(route) = call.policy.unconditional(asked.view.model()).filter(|_| !explains) {
+    if let Some(capture) = call.policy.captures_all()
+        && let Some(route) = call.policy.unconditional(asked.view.model()).filter(|_| !explains)
+    {
+        call.capture = capture.at_most(capture::allowed(asked.headers));
         return Ok(route);
     }
     let mut decision = choose(gateway, asked, call, None);
@@ -106,7 +110,13 @@ fn choose(
     let id = call.id.into_bytes();
     facts.draw = &id;
     let mut counted = Counted(&gateway.metrics);
-    let decision = policy.choose(&facts, &mut counted);
+    let mut decision = policy.choose(&facts, &mut counted);
+    if decision.is_ok() {
+        match policy.capture(&facts) {
+            Ok(capture) => call.capture = capture.at_most(capture::allowed(asked.headers)),
+            Err(_) => decision = Err(Stop::NeedsExact),
+        }
+    }
     if decision != Err(Stop::NeedsExact) {
         note_effort(&facts.prompt, tokens.is_some(), &gateway.metrics);
         // The same decision once more, and followed: few ask for it.

@@ -104,6 +104,13 @@ pub(super) fn of_failure(failure: &Failure) -> ApiError {
     }
 }
 
+/// The policy wants this call's record on disk before its answer, and that cannot be.
+pub(super) fn not_recorded() -> ApiError {
+    let message = "This request may only be answered once its record is on disk, and it cannot be \
+                   written now. Try again later.";
+    ApiError::new(503, "api_error", "server_overloaded", message)
+}
+
 /// What a client is told whom a rule refuses.
 pub(super) fn refused(why: &Why, model: &str) -> ApiError {
     match why {

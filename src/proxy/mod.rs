@@ -4,6 +4,7 @@ mod attempts;
 mod auth;
 mod body;
 mod call;
+mod capture;
 mod decide;
 mod decode;
 mod error;
@@ -98,7 +99,7 @@ impl Gateway {
         let policy = self.policy.current();
         let mut call = Call::begin(&self.metrics, self.recorder.as_ref(), policy, &head);
         match self.serve(&mut head, body, &mut call).await {
-            Ok(Outcome::Answered(answer, observer)) => relay::reply(answer, observer, call),
+            Ok(Outcome::Answered(answer, observer)) => relay::reply(answer, observer, call).await,
             Ok(Outcome::Tunnel(response)) => response,
             Err(error) => call.refuse(&error),
         }
@@ -154,6 +155,7 @@ impl Gateway {
         };
         let asked = Asked { headers: &head.headers, view: &view, body: &raw };
         let route = decide(self, &asked, call).await?;
+        capture::check(call.capture, self.recorder.as_deref())?;
         call.client = auth::authenticate(&head.method, &head.headers, &route.target.upstream)?;
         call.decided(&view, route.clone(), raw.clone(), &self.live);
 
@@ -176,6 +178,7 @@ impl Gateway {
         let tried =
             attempts::first_answer(upstreams, metrics, &route, outgoing, call.started).await;
         call.attempts = tried.attempts;
+        call.tries = tried.tries;
         call.waited = tried.waited;
         call.answered_by(tried.target, &self.live);
         let answer = tried.answer?;

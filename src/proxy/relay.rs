@@ -1,5 +1,6 @@
 //! The answer on its way to the client: client first, observer second.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::Context;
@@ -17,6 +18,7 @@ use http::response::Parts;
 use http_body::Body;
 use http_body::Frame;
 use http_body::SizeHint;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio::time::Sleep;
 
@@ -34,6 +36,7 @@ use super::attempts::Answer;
 use super::attempts::is_event_stream;
 use super::call::Call;
 use super::decode;
+use super::error;
 use super::head;
 
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -84,7 +87,7 @@ impl Observer {
 }
 
 /// Dresses an answer for the client.
-pub(super) fn reply(answer: Answer, observer: Observer, mut call: Call) -> Response<Reply> {
+pub(super) async fn reply(answer: Answer, observer: Observer, mut call: Call) -> Response<Reply> {
     let Answer { mut head, begun, rest } = answer;
     let status = head.status.as_u16();
     head::for_client(&mut head.headers);
@@ -103,6 +106,9 @@ pub(super) fn reply(answer: Answer, observer: Observer, mut call: Call) -> Respo
         note_whole(&mut call, &head.headers, &begun);
         call.price_into(&mut head.headers);
         call.complete = true;
+        if call.is_durable() && !is_saved(call.record_durably()).await {
+            return call.refuse(&error::not_recorded());
+        }
         return assemble(head, Reply::whole(begun));
     }
     let idle = call.route.as_ref().map_or(IDLE, |route| route.target.upstream.timeouts.idle);
@@ -115,6 +121,8 @@ pub(super) fn reply(answer: Answer, observer: Observer, mut call: Call) -> Respo
         idle: Idle::new(idle),
         ended: false,
         left: false,
+        saving: None,
+        unsaved: call.is_durable(),
         call,
     });
     relay.take_in(begun);
@@ -162,15 +170,22 @@ fn upstream_error(status: u16) -> &'static str {
 }
 
 /// Reads the facts of a whole answer.
-fn note_whole(call: &mut Call, headers: &HeaderMap, body: &[u8]) {
+fn note_whole(call: &mut Call, headers: &HeaderMap, body: &Bytes) {
+    let Some(plain) = decode::plain(headers, body) else { return };
+    if call.keeps_bodies() {
+        call.response = match &plain {
+            Cow::Borrowed(_) => body.clone(),
+            Cow::Owned(plain) => Bytes::copy_from_slice(plain),
+        };
+    }
     if call.status >= 400 {
         return;
     }
-    let Some(plain) = decode::plain(headers, body) else { return };
     let Some(facts) = AnswerFacts::read(&plain) else { return };
     if facts.usage.is_none() && call.endpoint != Endpoint::Other {
         call.seen_text = Some(AnswerFacts::output_text(&plain));
     }
+    call.answer_id = facts.id;
     call.usage = facts.usage;
     call.answered = facts.model;
     call.service_tier = facts.service_tier;
@@ -191,7 +206,18 @@ pub struct Relay {
     ended: bool,
     /// The client has gone and the answer is read on.
     left: bool,
+    /// The last piece is held back until the record is on disk.
+    unsaved: bool,
+    saving: Option<oneshot::Receiver<()>>,
     call: Call,
+}
+
+/// Whether a record is on disk.
+async fn is_saved(saving: Option<oneshot::Receiver<()>>) -> bool {
+    match saving {
+        Some(saving) => saving.await.is_ok(),
+        None => false,
+    }
 }
 
 impl Relay {
@@ -258,9 +284,34 @@ impl Relay {
     fn note(&mut self) {
         match std::mem::replace(&mut self.observer, Observer::Blind) {
             Observer::Events(tap) => note_events(&mut self.call, &tap),
-            Observer::Copy(copy) => note_whole(&mut self.call, &self.encoding, &copy),
+            Observer::Copy(copy) => note_whole(&mut self.call, &self.encoding, &copy.into()),
             Observer::Whole | Observer::Blind => {}
         }
+    }
+
+    /// Whether the only piece at hand ends the answer, and the record is not on disk yet.
+    fn holds_last(&self) -> bool {
+        let done = || matches!(&self.observer, Observer::Events(tap) if tap.seen().done);
+        self.unsaved && self.pending.len() == 1 && done()
+    }
+
+    /// Ready when the record is on disk. Where that fails the answer does not end as if it had.
+    fn poll_save(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.saving.is_none() {
+            self.saving = self.call.record_durably();
+        }
+        let saved = match &mut self.saving {
+            Some(saving) => ready!(Pin::new(saving).poll(cx)).is_ok(),
+            None => false,
+        };
+        self.unsaved = false;
+        if !saved {
+            self.call.error = "not_recorded";
+            let error = error::not_recorded().to_json();
+            self.pending.clear();
+            self.pending.push_back([b"\n\ndata: ", &error[..], b"\n\n"].concat().into());
+        }
+        Poll::Ready(())
     }
 
     fn poll_upstream(&mut self, cx: &mut Context<'_>) -> Poll<Option<BodyError>> {
@@ -306,6 +357,7 @@ fn note_events(call: &mut Call, tap: &StreamTap) {
         let web_searches = seen.web_searches;
         Usage { web_searches, ..usage }
     });
+    call.answer_id.clone_from(&seen.id);
     call.answered.clone_from(&seen.model);
     call.service_tier.clone_from(&seen.service_tier);
     call.finish_reason.clone_from(&seen.finish_reason);
@@ -338,6 +390,9 @@ impl Drop for Relay {
                 idle: Idle::new(self.idle.limit),
                 ended: false,
                 left: true,
+                // Nobody waits for it any more.
+                unsaved: false,
+                saving: None,
                 call: self.call.hand_over(),
             };
             runtime.spawn(rest.read_on());
@@ -372,7 +427,12 @@ impl Body for Reply {
             Self::Relay(relay) => relay,
         };
         loop {
-            if let Some(piece) = relay.pending.pop_front() {
+            if relay.ended && relay.unsaved && relay.pending.len() <= 1 {
+                ready!(relay.poll_save(cx));
+            }
+            if !relay.holds_last()
+                && let Some(piece) = relay.pending.pop_front()
+            {
                 return Poll::Ready(Some(Ok(Frame::data(piece))));
             }
             if relay.ended {

@@ -39,12 +39,20 @@ struct Migration {
     postgres: &'static str,
 }
 
-const MIGRATIONS: &[Migration] = &[Migration {
-    version: 1,
-    name: "interactions",
-    sqlite: include_str!("migrations/sqlite/0001_interactions.sql"),
-    postgres: include_str!("migrations/postgres/0001_interactions.sql"),
-}];
+const MIGRATIONS: &[Migration] = &[
+    Migration {
+        version: 1,
+        name: "interactions",
+        sqlite: include_str!("migrations/sqlite/0001_interactions.sql"),
+        postgres: include_str!("migrations/postgres/0001_interactions.sql"),
+    },
+    Migration {
+        version: 2,
+        name: "capture",
+        sqlite: include_str!("migrations/sqlite/0002_capture.sql"),
+        postgres: include_str!("migrations/postgres/0002_capture.sql"),
+    },
+];
 
 /// Why the store did not do what it was asked.
 #[derive(Debug, Error)]
@@ -254,6 +262,25 @@ impl Database {
         )
     }
 
+    /// The same for the bodies of records, to be run before: those of a record that is there are
+    /// there, too, or have been erased.
+    pub(super) fn insert_bodies(&self) -> String {
+        let columns = [("id", Kind::Id), ("request", Kind::Text), ("response", Kind::Text)];
+        let id = self.value("id", Kind::Id);
+        let blob = |name| match self.engine {
+            Engine::Sqlite => format!("unhex({})", self.field(name)),
+            Engine::Postgres => format!("decode({}, 'hex')", self.field(name)),
+        };
+        let (request, response, records) =
+            (blob("request"), blob("response"), self.records(&columns));
+        format!(
+            "insert into interaction_bodies (interaction_id, request, response) \
+             select {id}, {request}, {response} from {records} \
+             where not exists (select 1 from interactions as i where i.id = {id}) \
+             on conflict (interaction_id) do nothing"
+        )
+    }
+
     /// A table of the records in `$1`, to be used with [`Self::field`].
     pub(super) fn records(&self, columns: &[(&str, Kind)]) -> String {
         if self.engine == Engine::Sqlite {
@@ -267,7 +294,7 @@ impl Database {
                 Kind::Text => "text",
                 Kind::Time | Kind::Number | Kind::Count => "bigint",
                 Kind::Flag => "boolean",
-                Kind::Json => "jsonb",
+                Kind::Json | Kind::List => "jsonb",
             };
             format!("{name} {of}")
         });
@@ -292,6 +319,7 @@ impl Database {
             (Kind::Flag, Engine::Postgres) => format!("coalesce({field}, false)"),
             (Kind::Flag, Engine::Sqlite) => format!("coalesce({field}, 0)"),
             (Kind::Json, _) => format!("coalesce({field}, '{{}}')"),
+            (Kind::List, _) => format!("coalesce({field}, '[]')"),
             _ => field,
         }
     }

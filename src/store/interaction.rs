@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use serde::Serializer;
+use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::metering::cost::Bill;
@@ -13,7 +14,7 @@ use crate::openai::usage::Usage;
 
 use super::user::UserHash;
 
-/// One finished call, without a word of what was said in it. Serialised as the JSON object that the
+/// One finished call, without a word of what was said in it: that is a [`super::Pair`]. Serialised as the JSON object that the
 /// database takes apart: a field's name is its column's name, and what is empty is left out.
 #[derive(Clone, Debug, Serialize)]
 pub struct Interaction<'a> {
@@ -85,6 +86,32 @@ pub struct Interaction<'a> {
     /// What was used and what it costs; nothing is billed without.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub charge: Option<Charge>,
+    /// The id that the answer gives itself, such as `chatcmpl-…`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub response_id: Option<&'a str>,
+    /// What became of each try.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub attempt_log: &'a [Attempt<'a>],
+    /// How much is kept; `None` leaves the word to the spool, which has the bodies.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub capture: Option<&'static str>,
+    /// When the bodies go, in milliseconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<u64>,
+    /// What routing saw of the request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub facts: Option<&'a RawValue>,
+}
+
+/// One try at an upstream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Attempt<'a> {
+    /// The upstream.
+    pub upstream: &'a str,
+    /// The model, as the policy names it.
+    pub model: &'a str,
+    /// What became of it, in the words of `weir_attempts_total`.
+    pub outcome: &'static str,
 }
 
 /// What a call used and what that costs.
@@ -147,10 +174,12 @@ pub(super) enum Kind {
     Count,
     Flag,
     Json,
+    /// A JSON array.
+    List,
 }
 
 /// Every column that a record fills, in the order of the statement that inserts it.
-pub(super) const COLUMNS: [(&str, Kind); 39] = [
+pub(super) const COLUMNS: [(&str, Kind); 46] = [
     ("id", Kind::Id),
     ("created_at", Kind::Time),
     ("key_name", Kind::Text),
@@ -190,6 +219,13 @@ pub(super) const COLUMNS: [(&str, Kind); 39] = [
     ("rates", Kind::Json),
     ("cost_picodollars", Kind::Number),
     ("price_status", Kind::Text),
+    ("response_id", Kind::Text),
+    ("attempt_log", Kind::List),
+    ("capture", Kind::Text),
+    ("consent", Kind::Text),
+    ("redaction", Kind::Json),
+    ("facts", Kind::Json),
+    ("expires_at", Kind::Time),
 ];
 
 /// A usage as its columns; zeros are left out.

@@ -16,7 +16,10 @@ use crate::telemetry::metrics::Metrics;
 use super::database::Database;
 use super::frame;
 use super::interaction::Interaction;
+use super::pair::Pair;
 use super::ship::Shipper;
+use super::spool::Full;
+use super::spool::Saved;
 use super::spool::Spool;
 use super::spool::Writer;
 use super::spool::lock;
@@ -75,15 +78,44 @@ impl Recorder {
         };
         let spool = Arc::new(Spool::new(dir, max_bytes, Arc::clone(metrics)));
         let shipper = Shipper::new(Arc::clone(&spool), database);
-        let writer = Writer::new(Arc::clone(&spool));
+        let writer = Writer::new(Arc::clone(&spool))?;
         let written = thread("spool", move || writer.run())?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let shipped = thread("shipper", move || runtime.block_on(shipper.run()))?;
         Ok(Self { spool, hasher, written: Mutex::new(written), shipped: Mutex::new(shipped) })
     }
 
-    /// Takes a finished call.
-    pub fn record(&self, interaction: &Interaction<'_>) {
+    /// Takes a finished call, and what was said in it where that is kept.
+    pub fn record(&self, interaction: &Interaction<'_>, pair: Option<Pair>) {
+        match pair {
+            Some(pair) => self.spool.offer_full(full(interaction, Some(pair), None)),
+            None => self.record_bare(interaction),
+        }
+    }
+
+    /// The same; the receiver says when both are safe from a power cut, and fails when they are
+    /// not.
+    pub fn record_durably(
+        &self,
+        interaction: &Interaction<'_>,
+        pair: Option<Pair>,
+    ) -> tokio::sync::oneshot::Receiver<()> {
+        let (saved, safe) = tokio::sync::oneshot::channel();
+        self.spool.offer_full(full(interaction, pair, Some(saved)));
+        safe
+    }
+
+    /// Whether a record would reach the disk now.
+    pub fn takes_records(&self) -> bool {
+        self.spool.takes_records()
+    }
+
+    /// Notes that a call's bodies are lost before they came here.
+    pub fn lost_bodies(&self) {
+        self.spool.lost_bodies(1);
+    }
+
+    fn record_bare(&self, interaction: &Interaction<'_>) {
         FRAME.with_borrow_mut(|bytes| {
             bytes.clear();
             // Writing to memory cannot fail, and nothing in a record is a map with odd keys.
@@ -111,6 +143,12 @@ impl Recorder {
         let _ = lock(&self.written).recv_timeout(LAST_APPEND);
         let _ = lock(&self.shipped).recv_timeout(patience);
     }
+}
+
+fn full(interaction: &Interaction<'_>, pair: Option<Pair>, saved: Option<Saved>) -> Full {
+    let interaction = Interaction { capture: None, ..interaction.clone() };
+    let record = serde_json::to_vec(&interaction).unwrap_or_default();
+    Full { id: interaction.id, record, pair, saved }
 }
 
 /// Runs work on a thread; the receiver says when it is done.

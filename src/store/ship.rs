@@ -3,6 +3,7 @@
 //! A segment is deleted after its last batch was committed, and a row that is there already stays
 //! as it is: killed at any moment, nothing is lost and nothing is there twice.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::fs;
 use std::io::Write as _;
@@ -15,6 +16,7 @@ use std::time::SystemTime;
 use serde::de::IgnoredAny;
 use sqlx::AnyConnection;
 use sqlx::AssertSqlSafe;
+use sqlx::Connection as _;
 use sqlx::SqlSafeStr as _;
 use sqlx::SqlStr;
 
@@ -25,13 +27,15 @@ use super::folder::Folder;
 use super::folder::Segment;
 use super::folder::aside;
 use super::frame::Frames;
+use super::pair;
+use super::pair::Bodies;
 use super::spool::Spool;
 use super::spool::lock;
 
 /// Most rows, and bytes, of one statement.
 const BATCH_ROWS: usize = 500;
 const BATCH_BYTES: usize = 4 << 20;
-/// Longest wait for one statement; a server that hangs is left and tried again.
+/// Longest wait for one transaction; a server that hangs is left and tried again.
 const STATEMENT: Duration = Duration::from_secs(60);
 /// How often the folders of processes that have died are looked for.
 const ADOPT_EVERY: Duration = Duration::from_secs(5);
@@ -44,6 +48,7 @@ pub(super) struct Shipper {
     spool: Arc<Spool>,
     database: Database,
     insert: SqlStr,
+    insert_bodies: SqlStr,
     connection: Option<AnyConnection>,
     /// Folders of processes that are gone, and what is left in them.
     adopted: VecDeque<(Folder, VecDeque<Segment>)>,
@@ -56,10 +61,12 @@ pub(super) struct Shipper {
 impl Shipper {
     pub(super) fn new(spool: Arc<Spool>, database: Database) -> Self {
         let insert = AssertSqlSafe(database.insert_batch()).into_sql_str();
+        let insert_bodies = AssertSqlSafe(database.insert_bodies()).into_sql_str();
         let mut shipper = Self {
             spool,
             database,
             insert,
+            insert_bodies,
             connection: None,
             adopted: VecDeque::new(),
             stuck: Vec::new(),
@@ -148,13 +155,14 @@ impl Shipper {
         let mut frames = Frames::of(&bytes);
         let mut batch = Vec::new();
         let mut size = 0;
-        for record in frames.by_ref() {
-            if !is_record(record) {
-                self.refuse(record);
+        for frame in frames.by_ref() {
+            let unit = Unit::of(frame);
+            if !is_record(unit.record) {
+                self.refuse(&unit);
                 continue;
             }
-            size += record.len();
-            batch.push(record);
+            size += frame.len();
+            batch.push(unit);
             if batch.len() >= BATCH_ROWS || size >= BATCH_BYTES {
                 self.insert(std::mem::take(&mut batch)).await?;
                 size = 0;
@@ -186,7 +194,7 @@ impl Shipper {
     }
 
     /// Inserts records, but for those that the database refuses: they are found by halves.
-    async fn insert(&mut self, records: Vec<&[u8]>) -> Result<(), StoreError> {
+    async fn insert(&mut self, records: Vec<Unit<'_>>) -> Result<(), StoreError> {
         let mut left = vec![records];
         while let Some(mut records) = left.pop() {
             if records.is_empty() {
@@ -201,7 +209,7 @@ impl Shipper {
                     self.works();
                 }
                 None => match &*records {
-                    [record] => self.refuse(record),
+                    [unit] => self.refuse(unit),
                     _ => {
                         left.push(records.split_off(records.len() / 2));
                         left.push(records);
@@ -226,13 +234,25 @@ impl Shipper {
         }
     }
 
-    /// One statement. `None` when the database refuses a row of it.
-    async fn insert_all(&mut self, records: &[&[u8]]) -> Result<Option<u64>, StoreError> {
+    /// One transaction. `None` when the database refuses a row of it.
+    async fn insert_all(&mut self, units: &[Unit<'_>]) -> Result<Option<u64>, StoreError> {
         let Some(connection) = &mut self.connection else { return Ok(None) };
-        let statement = sqlx::query(self.insert.clone()).bind(array(records));
-        let done = tokio::time::timeout(STATEMENT, statement.execute(connection)).await;
-        let error = match done {
-            Ok(Ok(done)) => return Ok(Some(done.rows_affected())),
+        let records = array(units.iter().map(|unit| String::from_utf8_lossy(unit.record)));
+        let bodies: Vec<_> = units.iter().filter_map(|unit| unit.bodies).collect();
+        let work = async {
+            let mut transaction = connection.begin().await?;
+            if !bodies.is_empty() {
+                let bodies = array(bodies.into_iter().map(|bodies| bodies.to_json().into()));
+                let statement = sqlx::query(self.insert_bodies.clone()).bind(bodies);
+                statement.execute(&mut *transaction).await?;
+            }
+            let statement = sqlx::query(self.insert.clone()).bind(records);
+            let done = statement.execute(&mut *transaction).await?;
+            transaction.commit().await?;
+            Ok(done.rows_affected())
+        };
+        let error = match tokio::time::timeout(STATEMENT, work).await {
+            Ok(Ok(stored)) => return Ok(Some(stored)),
             Ok(Err(error)) if is_refusal(&error) => {
                 tracing::warn!(store = %self.database, %error, "the store refuses a record");
                 return Ok(None);
@@ -246,12 +266,16 @@ impl Shipper {
     }
 
     /// Keeps a record that the database does not take, for people to look at.
-    fn refuse(&self, record: &[u8]) {
+    fn refuse(&self, unit: &Unit<'_>) {
         self.spool.metrics.capture_records("refused", 1);
         let keep = || {
             let path = aside(&self.spool.dir)?.join("refused.jsonl");
             let mut file = fs::OpenOptions::new().append(true).create(true).open(&path)?;
-            file.write_all(&[record, b"\n"].concat())?;
+            let bodies = unit.bodies.map(Bodies::to_json).unwrap_or_default();
+            file.write_all(&[unit.record, b"\n", bodies.as_bytes()].concat())?;
+            if !bodies.is_empty() {
+                file.write_all(b"\n")?;
+            }
             Ok::<_, std::io::Error>(path)
         };
         match keep() {
@@ -305,17 +329,27 @@ fn is_record(bytes: &[u8]) -> bool {
     bytes.starts_with(b"{") && serde_json::from_slice::<IgnoredAny>(bytes).is_ok()
 }
 
-/// The records as one JSON array.
-fn array(records: &[&[u8]]) -> String {
-    let bytes: usize = records.iter().map(|record| record.len() + 1).sum();
-    let mut text = String::with_capacity(bytes + 2);
-    text.push('[');
-    for (index, record) in records.iter().enumerate() {
-        if index > 0 {
+/// What is inserted as a whole: a record, and the bodies that go with it.
+struct Unit<'a> {
+    record: &'a [u8],
+    bodies: Option<Bodies<'a>>,
+}
+
+impl<'a> Unit<'a> {
+    fn of(frame: &'a [u8]) -> Self {
+        let (record, bodies) = pair::split(frame);
+        Self { record, bodies }
+    }
+}
+
+/// JSON objects as one JSON array.
+fn array<'a>(objects: impl Iterator<Item = Cow<'a, str>>) -> String {
+    let mut text = String::from("[");
+    for object in objects {
+        if text.len() > 1 {
             text.push(',');
         }
-        // Records that are JSON are UTF-8.
-        text.push_str(&String::from_utf8_lossy(record));
+        text.push_str(&object);
     }
     text.push(']');
     without_nul(text)

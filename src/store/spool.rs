@@ -1,8 +1,9 @@
 //! The spool: records wait in memory for a moment, then in files until they are in the database.
 //!
-//! The request's thread copies a record into the queue and goes on. One thread of its own appends
-//! what is there to the current segment every few milliseconds: a write per request costs more than
-//! the record. Once a segment is old or large enough it is sealed, and the shipper takes it.
+//! The request's thread copies a record into the queue and goes on. One thread of its own redacts and
+//! compresses the bodies and appends what is there to the current segment every few milliseconds: a
+//! write per request costs more than the record. Once a segment is old or large enough it is sealed,
+//! and the shipper takes it.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -22,17 +23,24 @@ use std::time::Duration;
 use std::time::Instant;
 
 use tokio::sync::Notify;
+use uuid::Uuid;
 
 use crate::telemetry::metrics::Metrics;
 
 use super::folder::Folder;
 use super::folder::Segment;
 use super::frame;
+use super::pair::Packer;
+use super::pair::Pair;
 
 /// Least time between two appends: records that come within it are written together.
 const BATCH: Duration = Duration::from_millis(25);
-/// Most bytes that wait in memory. They only pile up while the disk refuses to take them.
+/// Most bytes of records that wait in memory. They only pile up while the disk refuses to take them.
 const MAX_QUEUED: usize = 16 << 20;
+/// Most bytes of bodies that wait in memory.
+const MAX_QUEUED_BODIES: usize = 32 << 20;
+/// Of the spool, the part that is kept free of bodies: records are worth more.
+const FOR_RECORDS: u64 = 8;
 /// Memory that is kept between two batches.
 const KEPT: usize = 1 << 20;
 /// A segment is shipped when it is this old, or this large.
@@ -52,6 +60,8 @@ pub(super) struct Spool {
     pub(super) metrics: Arc<Metrics>,
     queue: Mutex<Queue>,
     some: Condvar,
+    /// Whether the disk refused the last write.
+    refused: AtomicBool,
     /// Segments of this process that are ready to be shipped.
     sealed: Mutex<VecDeque<Segment>>,
     /// Rung when there is something to ship, or the process ends.
@@ -62,18 +72,50 @@ pub(super) struct Spool {
     away: AtomicBool,
     /// Whether everything that will ever be written is sealed.
     pub(super) finished: AtomicBool,
-    /// Lost records that the log does not know of yet.
+    /// Lost records, and bodies, that the log does not know of yet.
     untold: AtomicU64,
+    untold_bodies: AtomicU64,
     /// This process's own folder.
     pub(super) own: Mutex<Option<Folder>>,
 }
 
 #[derive(Default)]
 struct Queue {
+    /// Records without bodies, framed.
     frames: Vec<u8>,
     records: u64,
+    full: Vec<Full>,
+    /// Bytes of the records in `full`, and of their bodies.
+    full_records: usize,
+    bodies: usize,
+    /// Somebody waits for a record to be on disk.
+    urgent: bool,
     closing: bool,
 }
+
+impl Queue {
+    fn is_empty(&self) -> bool {
+        self.frames.is_empty() && self.full.is_empty()
+    }
+
+    /// Bytes of all records.
+    fn records_len(&self) -> usize {
+        self.frames.len() + self.full_records
+    }
+}
+
+/// A record that is more than a row.
+pub(super) struct Full {
+    pub(super) id: Uuid,
+    /// Its JSON object, which does not say yet how much is kept.
+    pub(super) record: Vec<u8>,
+    pub(super) pair: Option<Pair>,
+    /// Told when the record is safe from a power cut; dropped when it is not.
+    pub(super) saved: Option<Saved>,
+}
+
+/// Says that a record is on disk.
+pub(super) type Saved = tokio::sync::oneshot::Sender<()>;
 
 impl Spool {
     pub(super) fn new(dir: PathBuf, max_bytes: u64, metrics: Arc<Metrics>) -> Self {
@@ -83,12 +125,14 @@ impl Spool {
             metrics,
             queue: Mutex::default(),
             some: Condvar::new(),
+            refused: AtomicBool::new(false),
             sealed: Mutex::default(),
             bell: Notify::new(),
             used: AtomicU64::new(0),
             away: AtomicBool::new(false),
             finished: AtomicBool::new(false),
             untold: AtomicU64::new(0),
+            untold_bodies: AtomicU64::new(0),
             own: Mutex::new(None),
         }
     }
@@ -96,18 +140,58 @@ impl Spool {
     /// Takes a framed record. Never waits for more than another thread's copy.
     pub(super) fn offer(&self, frame: &[u8]) {
         let mut queue = lock(&self.queue);
-        if queue.closing || queue.frames.len() + frame.len() > MAX_QUEUED {
+        if queue.closing || queue.records_len() + frame.len() > MAX_QUEUED {
             drop(queue);
             self.lost(1);
             return;
         }
-        let was_empty = queue.frames.is_empty();
+        let was_empty = queue.is_empty();
         queue.frames.extend_from_slice(frame);
         queue.records += 1;
         drop(queue);
         if was_empty {
             self.some.notify_one();
         }
+    }
+
+    /// Takes a record with its bodies. Where they have no room, the record goes without.
+    pub(super) fn offer_full(&self, mut full: Full) {
+        let mut queue = lock(&self.queue);
+        let bodies = full.pair.as_ref().map_or(0, Pair::len);
+        if queue.bodies + bodies > MAX_QUEUED_BODIES {
+            full.pair = None;
+            self.lost_bodies(1);
+        }
+        if queue.closing || queue.records_len() + full.record.len() > MAX_QUEUED {
+            drop(queue);
+            self.lost(1);
+            return;
+        }
+        queue.full_records += full.record.len();
+        queue.bodies += full.pair.as_ref().map_or(0, Pair::len);
+        let urgent = full.saved.is_some();
+        let first = queue.is_empty() || urgent && !queue.urgent;
+        queue.urgent |= urgent;
+        queue.full.push(full);
+        drop(queue);
+        if first {
+            self.some.notify_one();
+        }
+    }
+
+    /// Whether a record would reach the disk now.
+    pub(super) fn takes_records(&self) -> bool {
+        !self.refused.load(Ordering::Relaxed) && self.used() < self.max_bytes
+    }
+
+    fn wait_while<'a>(
+        &'a self,
+        queue: MutexGuard<'a, Queue>,
+        wait: Duration,
+        condition: impl FnMut(&mut Queue) -> bool,
+    ) -> MutexGuard<'a, Queue> {
+        let waited = self.some.wait_timeout_while(queue, wait, condition);
+        waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
     /// Lets the writer write what is there and end.
@@ -144,7 +228,7 @@ impl Spool {
 
     /// How full the spool is, in eighths of its bound.
     pub(super) fn eighths_full(&self) -> u64 {
-        self.used.load(Ordering::Relaxed).saturating_mul(8) / self.max_bytes.max(1)
+        self.used().saturating_mul(8) / self.max_bytes.max(1)
     }
 
     /// Files with that many bytes are gone.
@@ -153,14 +237,24 @@ impl Spool {
         self.show_used();
     }
 
+    fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
     fn show_used(&self) {
-        let used = self.used.load(Ordering::Relaxed);
+        let used = self.used();
         self.metrics.spool_bytes().set(i64::try_from(used).unwrap_or(i64::MAX));
     }
 
     fn lost(&self, records: u64) {
         self.metrics.capture_records("dropped", records);
         self.untold.fetch_add(records, Ordering::Relaxed);
+    }
+
+    /// Bodies are lost, and their records are not.
+    pub(super) fn lost_bodies(&self, pairs: u64) {
+        self.metrics.capture_records("body_dropped", pairs);
+        self.untold_bodies.fetch_add(pairs, Ordering::Relaxed);
     }
 }
 
@@ -171,14 +265,15 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// The thread that appends. What it could not write it keeps and tries again, and the queue fills.
 pub(super) struct Writer {
     spool: Arc<Spool>,
+    packer: Packer,
     batch: Vec<u8>,
     batched: u64,
+    /// Those who wait for the batch to be on disk.
+    saved: Vec<Saved>,
     open: Option<Open>,
     number: u64,
     last_append: Option<Instant>,
     last_told: Option<Instant>,
-    /// Whether the disk refused the last write; said once.
-    refused: bool,
 }
 
 /// The segment that is being written.
@@ -187,20 +282,23 @@ struct Open {
     path: PathBuf,
     bytes: u64,
     since: Instant,
+    /// Whether its name would survive a power cut.
+    named: bool,
 }
 
 impl Writer {
-    pub(super) fn new(spool: Arc<Spool>) -> Self {
-        Self {
+    pub(super) fn new(spool: Arc<Spool>) -> io::Result<Self> {
+        Ok(Self {
             spool,
+            packer: Packer::new()?,
             batch: Vec::new(),
             batched: 0,
+            saved: Vec::new(),
             open: None,
             number: 0,
             last_append: None,
             last_told: None,
-            refused: false,
-        }
+        })
     }
 
     /// Works until [`Spool::close`].
@@ -223,25 +321,31 @@ impl Writer {
 
     /// Waits for something to do and takes what is queued. Returns whether it is the end.
     fn take(&mut self) -> bool {
-        if self.wait() {
-            let early = self.last_append.map(|last| BATCH.saturating_sub(last.elapsed()));
-            std::thread::sleep(early.unwrap_or_default());
+        let spool = Arc::clone(&self.spool);
+        let mut queue = self.wait(&spool);
+        if self.batched > 0 && !queue.closing {
+            return false;
         }
-        let mut queue = lock(&self.spool.queue);
-        if self.batched == 0 {
+        if self.batch.is_empty() {
             std::mem::swap(&mut self.batch, &mut queue.frames);
-            self.batched = std::mem::take(&mut queue.records);
-        } else if queue.closing {
+        } else {
             // What the disk refused before and what came since get their last chance together.
             self.batch.append(&mut queue.frames);
-            self.batched += std::mem::take(&mut queue.records);
         }
-        queue.closing
+        self.batched += std::mem::take(&mut queue.records);
+        let full = std::mem::take(&mut queue.full);
+        (queue.full_records, queue.bodies, queue.urgent) = (0, 0, false);
+        let closing = queue.closing;
+        drop(queue);
+        for full in full {
+            self.add(full);
+        }
+        closing
     }
 
-    /// Returns when records are there, when it may be time to seal or to try the disk again, or at
-    /// the end; says whether others may follow soon.
-    fn wait(&self) -> bool {
+    /// Returns when records are there and others have had the time to follow, when it may be time
+    /// to seal or to try the disk again, or at the end.
+    fn wait<'a>(&self, spool: &'a Spool) -> MutexGuard<'a, Queue> {
         let stuck = self.batched > 0;
         let wait = match &self.open {
             _ if stuck => RETRY,
@@ -249,11 +353,42 @@ impl Writer {
             Some(_) => self.until_seal().min(SEAL_AFTER),
             None => TELL_EVERY,
         };
-        let idle = |queue: &mut Queue| !queue.closing && (stuck || queue.frames.is_empty());
-        let queue = lock(&self.spool.queue);
-        let waited = self.spool.some.wait_timeout_while(queue, wait, idle);
-        let (queue, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        !queue.closing && !stuck && !queue.frames.is_empty()
+        let idle = |queue: &mut Queue| !queue.closing && (stuck || queue.is_empty());
+        let queue = spool.wait_while(lock(&spool.queue), wait, idle);
+        if stuck || queue.is_empty() {
+            return queue;
+        }
+        let early = self.last_append.map(|last| BATCH.saturating_sub(last.elapsed()));
+        spool.wait_while(queue, early.unwrap_or_default(), |queue| !queue.closing && !queue.urgent)
+    }
+
+    /// Adds a record to the batch, with its bodies where the spool has room for them.
+    fn add(&mut self, full: Full) {
+        let Full { id, mut record, pair, saved } = full;
+        let bodies = pair.and_then(|pair| self.pack(id, &pair));
+        let kept: &[u8] = match bodies {
+            Some(_) => b",\"capture\":\"full\",\"consent\":\"train\"}",
+            None => b",\"capture\":\"metadata\"}",
+        };
+        // The object goes on where it ended.
+        record.pop();
+        record.extend_from_slice(kept);
+        record.extend_from_slice(&bodies.unwrap_or_default());
+        frame::append(&mut self.batch, |out| out.extend_from_slice(&record));
+        self.batched += 1;
+        self.saved.extend(saved);
+    }
+
+    fn pack(&mut self, id: Uuid, pair: &Pair) -> Option<Vec<u8>> {
+        let packed = self.packer.pack(id, pair).ok();
+        let max = self.spool.max_bytes;
+        let room = (max - max / FOR_RECORDS).saturating_sub(self.spool.used());
+        let fits = |packed: &Vec<u8>| bytes_of(&self.batch) + bytes_of(packed) <= room;
+        let packed = packed.filter(fits);
+        if packed.is_none() {
+            self.spool.lost_bodies(1);
+        }
+        packed
     }
 
     /// Appends the batch, as far as the spool has room; what has none is lost.
@@ -261,21 +396,24 @@ impl Writer {
         if self.batched == 0 {
             return;
         }
-        let room = self.spool.max_bytes.saturating_sub(self.spool.used.load(Ordering::Relaxed));
-        if u64::try_from(self.batch.len()).unwrap_or(u64::MAX) > room {
+        let room = self.spool.max_bytes.saturating_sub(self.spool.used());
+        if bytes_of(&self.batch) > room {
             let (bytes, records) = frame::that_fit(&self.batch, room);
             self.spool.lost(self.batched - records);
             self.batch.truncate(bytes);
             self.batched = records;
+            // Nobody knows whose records those were.
+            self.saved.clear();
         }
         if let Err(error) = self.write() {
-            if !std::mem::replace(&mut self.refused, true) {
+            self.saved.clear();
+            if !self.spool.refused.swap(true, Ordering::Relaxed) {
                 let dir = self.spool.dir.display();
                 tracing::error!(%dir, %error, "the spool cannot be written; records wait in memory and are dropped when {MAX_QUEUED} bytes wait");
             }
             return;
         }
-        if std::mem::replace(&mut self.refused, false) {
+        if self.spool.refused.swap(false, Ordering::Relaxed) {
             tracing::info!("the spool can be written again");
         }
         self.spool.metrics.capture_records("appended", self.batched);
@@ -283,6 +421,7 @@ impl Writer {
         self.batch.clear();
         self.batch.shrink_to(KEPT);
         self.last_append = Some(Instant::now());
+        self.save();
     }
 
     fn write(&mut self) -> io::Result<()> {
@@ -300,10 +439,26 @@ impl Writer {
             }
             return Err(error);
         }
-        let written = u64::try_from(self.batch.len()).unwrap_or(u64::MAX);
+        let written = bytes_of(&self.batch);
         open.bytes += written;
         self.spool.grew(written);
         Ok(())
+    }
+
+    /// Makes the batch safe from a power cut for those who wait for that: once for all of them.
+    fn save(&mut self) {
+        if self.saved.is_empty() {
+            return;
+        }
+        let synced = self.open.as_mut().map_or(Ok(()), Open::sync);
+        if let Err(error) = synced {
+            tracing::error!(%error, "records cannot be made safe from a power cut");
+            self.saved.clear();
+        }
+        for saved in self.saved.drain(..) {
+            // One that has gone does not want to know.
+            let _ = saved.send(());
+        }
     }
 
     /// How long the open segment has, if there is one.
@@ -339,16 +494,22 @@ impl Writer {
             return;
         }
         let records = self.spool.untold.swap(0, Ordering::Relaxed);
-        if records > 0 {
+        let bodies = self.spool.untold_bodies.swap(0, Ordering::Relaxed);
+        if records + bodies > 0 {
             self.last_told = Some(Instant::now());
-            let spool_bytes = self.spool.used.load(Ordering::Relaxed);
+            let spool_bytes = self.spool.used();
             tracing::error!(
                 records,
+                bodies,
                 spool_bytes,
-                "records were dropped: the spool is full or cannot be written"
+                "records or their bodies were dropped: the spool is full or cannot be written"
             );
         }
     }
+}
+
+fn bytes_of(bytes: &[u8]) -> u64 {
+    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
 }
 
 impl Open {
@@ -365,6 +526,18 @@ impl Open {
             // Somebody removed it; the next try makes another.
             *own = None;
         }
-        Ok(Self { file: file?, path, bytes: 0, since: Instant::now() })
+        Ok(Self { file: file?, path, bytes: 0, since: Instant::now(), named: false })
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.file.sync_data()?;
+        if !self.named {
+            // The file's name is in its folder, and the folder's in the spool.
+            for folder in self.path.ancestors().skip(1).take(2) {
+                File::open(folder)?.sync_all()?;
+            }
+            self.named = true;
+        }
+        Ok(())
     }
 }

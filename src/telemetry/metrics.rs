@@ -55,8 +55,17 @@ const COST: &[&str] = &[
 /// What becomes of a record: it is appended to the spool, then stored, or there already. It is lost
 /// when dropped for want of room, torn by a kill, corrupt, or in a file that cannot be read; what
 /// the store refuses is set aside.
-pub const CAPTURE_OUTCOMES: [&str; 8] =
-    ["appended", "stored", "duplicate", "dropped", "torn", "corrupt", "unreadable", "refused"];
+pub const CAPTURE_OUTCOMES: [&str; 9] = [
+    "appended",
+    "stored",
+    "duplicate",
+    "body_dropped",
+    "dropped",
+    "torn",
+    "corrupt",
+    "unreadable",
+    "refused",
+];
 
 /// Errors of estimates, as shares of what was reported.
 const ERROR_BUCKETS: &[f64] = &[0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0];

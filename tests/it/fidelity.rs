@@ -154,7 +154,7 @@ fn every_answer_says_what_the_gateway_did() {
     assert!(header("x-weir-policy").bytes().all(|byte| byte.is_ascii_hexdigit()));
     assert_eq!(header("x-weir-attempts"), "1");
     assert!(header("x-weir-overhead-us").parse::<u64>().is_ok());
-    assert_eq!(header("x-weir-capture"), "off");
+    assert_eq!(header("x-weir-capture"), "full");
     // 9 tokens in at 0.40 and 3 out at 1.60 USD per million: 3.6 + 4.8 = 8.4 millionths.
     assert_eq!(header("x-weir-cost-usd"), "0.0000084");
     assert_eq!(header("x-weir-cost-status"), "exact");

@@ -329,7 +329,10 @@ fn a_store_without_a_ledger_is_told_and_migrated() {
     assert!(!folder.path().join("data").exists(), "reading makes nothing");
     let (code, said, _) = weir(folder.path(), &["migrate", "--json"]);
     assert_eq!(code, Some(0));
-    assert_eq!(said, "{\"applied\":[\"interactions\"],\"store\":\"sqlite:data/weir.db\"}\n");
+    assert_eq!(
+        said,
+        "{\"applied\":[\"interactions\",\"capture\"],\"store\":\"sqlite:data/weir.db\"}\n"
+    );
     let (_, said, _) = weir(folder.path(), &["migrate"]);
     assert_eq!(said, "sqlite:data/weir.db is up to date\n");
     let (code, said, _) = weir(folder.path(), &["spend"]);

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 const PURE: &[&str] = &[
     "openai/",
     "metering/",
+    "policy/capture.rs",
     "policy/cases.rs",
     "policy/choose.rs",
     "policy/clauses.rs",

@@ -24,6 +24,7 @@ use crate::support::http::get;
 use crate::support::http::good;
 use crate::support::postgres::Postgres;
 use crate::support::rows::ids;
+use crate::support::rows::rows;
 
 const BODY: &str = r#"{"model":"gpt-4.1-mini","messages":[]}"#;
 /// Nobody listens there.
@@ -112,7 +113,8 @@ fn spooled(segment: &Path) -> Vec<String> {
         assert_eq!(bytes.get(at..at + 4), Some(&MARK[..]));
         let end = at + 12 + usize::try_from(length).unwrap();
         let Some(record) = bytes.get(at + 12..end) else { break };
-        let record: serde_json::Value = serde_json::from_slice(record).unwrap();
+        let json = record.split(|&byte| byte == 0).next().unwrap();
+        let record: serde_json::Value = serde_json::from_slice(json).unwrap();
         ids.push(record["id"].as_str().unwrap().to_owned());
         at = end;
     }
@@ -235,9 +237,9 @@ fn a_database_that_somebody_locks_holds_up_nobody() {
 }
 
 #[test]
-fn a_full_spool_drops_what_has_no_room_and_counts_each() {
+fn a_full_spool_drops_bodies_first_then_records_and_counts_each() {
     let upstream = Upstream::always(Answer::chat());
-    let config = format!("{AWAY}\nspool: {{ max_bytes: 4KiB }}");
+    let config = format!("{AWAY}\nspool: {{ max_bytes: 8KiB }}");
     let mut gateway = Gateway::builder(&upstream).config(&config).start();
     let sent: Vec<String> = (0..50).map(|_| served(&gateway)).collect();
     let told = |gateway: &Gateway| (gateway.records("appended"), gateway.records("dropped"));
@@ -247,12 +249,16 @@ fn a_full_spool_drops_what_has_no_room_and_counts_each() {
     });
     let (appended, dropped) = told(&gateway);
     assert!(appended > 0 && dropped > 0, "{appended} {dropped}");
+    let bodies = gateway.records("body_dropped");
+    // An eighth of the spool is kept for records alone, and a record is smaller than that.
+    assert!(bodies > dropped && bodies < 50, "{bodies} {dropped}");
     let bytes = gateway.metric("weir_capture_spool_bytes", &[]);
-    assert!(bytes > 1.0 && bytes < 4096.5, "{bytes}");
+    assert!(bytes > 1.0 && bytes < 8192.5, "{bytes}");
     let lying: u64 = segments(&spool(&gateway)).iter().map(|s| s.metadata().unwrap().len()).sum();
     assert!((bytes - f64::from(u32::try_from(lying).unwrap())).abs() < 0.5);
-    assert_eq!(gateway.log().matches("records were dropped").count(), 1, "once a minute");
-    // What was kept are the first ones, and with a store they all arrive.
+    eventually("it is told", || gateway.log().contains("were dropped"));
+    assert_eq!(gateway.log().matches("were dropped").count(), 1, "once a minute");
+    // What was kept arrives once there is a store: the first ones whole.
     gateway.kill();
     let weir_yaml = gateway.folder().join("weir.yaml");
     let text = std::fs::read_to_string(&weir_yaml).unwrap().replace(AWAY, "");
@@ -260,7 +266,13 @@ fn a_full_spool_drops_what_has_no_room_and_counts_each() {
     gateway.start_again();
     let kept = usize::try_from(appended).unwrap();
     eventually("they are stored", || ids(&gateway.store()).len() == kept);
-    assert_eq!(ids(&gateway.store()), sent[..kept]);
+    let stored = ids(&gateway.store());
+    assert!(stored.iter().all(|id| sent.contains(id)));
+    assert_eq!(stored[0], sent[0]);
+    let whole = "select count(*) from interaction_bodies";
+    assert_eq!(rows(&gateway.store(), whole).unwrap(), [[(50 - bodies).to_string()]]);
+    let whole = "select count(*) from interactions where capture = 'full'";
+    assert_eq!(rows(&gateway.store(), whole).unwrap(), [[(50 - bodies).to_string()]]);
 }
 
 #[test]
@@ -312,7 +324,7 @@ fn a_folder_that_cannot_be_written_stops_no_traffic() {
     assert_eq!(gateway.records("dropped"), 0, "they wait in memory");
     gateway.process.signal("TERM");
     assert_eq!(gateway.process.exit().code(), Some(0));
-    assert!(gateway.log().contains("records were dropped"), "{}", gateway.log());
+    assert!(gateway.log().contains("were dropped"), "{}", gateway.log());
 }
 
 /// A small file system; goes when dropped.

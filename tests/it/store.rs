@@ -71,7 +71,7 @@ impl World {
     /// Records calls and waits until they are in the store.
     fn record(&self, calls: &[Interaction<'_>]) {
         let recorder = self.recorder();
-        calls.iter().for_each(|call| recorder.record(call));
+        calls.iter().for_each(|call| recorder.record(call, None));
         recorder.close(Duration::from_secs(30));
     }
 
@@ -126,6 +126,11 @@ fn call() -> Interaction<'static> {
         latency_ms: 12,
         ttft_ms: None,
         charge: None,
+        response_id: None,
+        attempt_log: &[],
+        capture: Some("metadata"),
+        expires_at: None,
+        facts: None,
     }
 }
 
@@ -174,9 +179,9 @@ fn a_record_is_stored_whole_and_once_however_often_it_comes(store: &World) {
         charge: Some(Charge::of(&bill)),
         ..call()
     };
-    recorder.record(&full);
-    recorder.record(&full);
-    recorder.record(&call());
+    recorder.record(&full, None);
+    recorder.record(&full, None);
+    recorder.record(&call(), None);
     recorder.close(Duration::from_secs(30));
     store.record(std::slice::from_ref(&full));
 
@@ -352,7 +357,7 @@ fn a_file_that_cannot_be_read_is_counted_once_and_holds_up_nothing() {
     // A folder in a file's place.
     std::fs::create_dir_all(folder.join("0000000000000001.seg")).unwrap();
     let recorder = store.recorder();
-    recorder.record(&call());
+    recorder.record(&call(), None);
     eventually("both were tried", || {
         (store.outcome("stored"), store.outcome("unreadable")) == (1, 1)
     });
