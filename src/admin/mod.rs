@@ -1,6 +1,8 @@
 //! The control plane: health, metrics, policies, spend, the description of its own routes.
 
+mod feedback;
 mod in_force;
+mod interactions;
 mod models;
 mod policies;
 mod spend;
@@ -9,6 +11,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 use std::sync::atomic::Ordering;
+use std::time::SystemTime;
 
 use axum::Json;
 use axum::Router;
@@ -32,9 +35,11 @@ use utoipa_axum::routes;
 use crate::openai::error::ApiError;
 use crate::policy::PolicyHandle;
 use crate::policy::Settings;
+use crate::store::BadParameter;
 use crate::store::Database;
 use crate::store::Ledger;
 use crate::store::Recorder;
+use crate::store::StoreError;
 use crate::telemetry::metrics::Metrics;
 
 pub use policies::Figures;
@@ -123,6 +128,9 @@ pub fn router(
         .routes(routes!(metrics_text))
         .routes(routes!(in_force::policies))
         .routes(routes!(spend::spend))
+        .routes(routes!(interactions::interactions))
+        .routes(routes!(interactions::interaction))
+        .routes(routes!(feedback::feedback))
         .routes(routes!(models::models))
         .routes(routes!(models::model))
         .merge(policies::router())
@@ -218,6 +226,29 @@ async fn not_found(request: Request) -> Response {
 async fn method_not_allowed(request: Request) -> Response {
     let message = format!("{} is not served at {}.", request.method(), request.uri().path());
     reply(&ApiError::new(405, "invalid_request_error", "method_not_allowed", message))
+}
+
+/// What is answered where the store is switched off.
+fn store_off() -> Response {
+    let message = "`store` is off: this gateway keeps nothing of its calls.";
+    reply(&ApiError::new(404, "invalid_request_error", "store_off", message))
+}
+
+/// What is answered where a parameter, or the body, cannot be used.
+fn bad_parameter(error: BadParameter) -> Response {
+    let refused = ApiError::bad_request("invalid_parameter", error.to_string());
+    reply(&refused.param(error.name))
+}
+
+fn store_away(error: &StoreError) -> Response {
+    tracing::warn!(%error, "the store cannot be read");
+    reply(&ApiError::new(503, "api_error", "store_unavailable", error.to_string()))
+}
+
+/// Milliseconds since 1970.
+fn now() -> i64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
 }
 
 fn reply(error: &ApiError) -> Response {

@@ -1,18 +1,18 @@
 //! `GET /api/spend`: what calls cost, by whatever they are grouped by.
 
-use std::time::SystemTime;
-
 use axum::Json;
 use axum::extract::Query;
 use axum::extract::State;
 use axum::response::IntoResponse as _;
 use axum::response::Response;
 
-use crate::openai::error::ApiError;
 use crate::store::SpendQuery;
 
 use super::Parts;
-use super::reply;
+use super::bad_parameter;
+use super::now;
+use super::store_away;
+use super::store_off;
 
 /// What calls cost. Money is in USD, as decimal strings.
 #[utoipa::path(
@@ -37,25 +37,14 @@ pub(super) async fn spend(
     State(parts): State<Parts>,
     Query(parameters): Query<Vec<(String, String)>>,
 ) -> Response {
-    let Some(ledger) = &parts.ledger else {
-        let message = "`store` is off: this gateway keeps no ledger.";
-        return reply(&ApiError::new(404, "invalid_request_error", "store_off", message));
-    };
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let now = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
+    let Some(ledger) = &parts.ledger else { return store_off() };
     let parameters = parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    let query = match SpendQuery::parse(parameters, now) {
+    let query = match SpendQuery::parse(parameters, now()) {
         Ok(query) => query,
-        Err(error) => {
-            let refused = ApiError::bad_request("invalid_parameter", error.to_string());
-            return reply(&refused.param(error.name));
-        }
+        Err(error) => return bad_parameter(error),
     };
     match ledger.spend_in_use(&query).await {
         Ok(page) => Json(page).into_response(),
-        Err(error) => {
-            tracing::warn!(%error, "spend cannot be read");
-            reply(&ApiError::new(503, "api_error", "store_unavailable", error.to_string()))
-        }
+        Err(error) => store_away(&error),
     }
 }

@@ -51,7 +51,8 @@ use super::live::Running;
 use super::notes::Notes;
 use super::relay::Reply;
 
-const ID: HeaderName = HeaderName::from_static("x-weir-id");
+/// The call's record.
+pub(super) const ID: HeaderName = HeaderName::from_static("x-weir-id");
 const ROUTE: HeaderName = HeaderName::from_static("x-weir-route");
 const MODEL: HeaderName = HeaderName::from_static("x-weir-model");
 const POLICY: HeaderName = HeaderName::from_static("x-weir-policy");

@@ -31,6 +31,11 @@ pub(super) fn not_found(path: &str) -> ApiError {
     ApiError::new(404, INVALID, "unknown_url", message)
 }
 
+pub(super) fn store_off() -> ApiError {
+    let message = "`store` is off: this gateway keeps nothing of its calls.";
+    ApiError::new(404, INVALID, "store_off", message)
+}
+
 pub(super) fn method_not_allowed(method: &http::Method) -> ApiError {
     ApiError::new(405, INVALID, "method_not_allowed", format!("{method} is not served here."))
 }

@@ -8,6 +8,7 @@ mod capture;
 mod decide;
 mod decode;
 mod error;
+mod feedback;
 mod head;
 mod live;
 mod notes;
@@ -96,6 +97,9 @@ impl Gateway {
         B::Error: Into<BodyError>,
     {
         let (mut head, body) = request.into_parts();
+        if head.uri.path() == feedback::PATH {
+            return feedback::answer(self, &head, body).await;
+        }
         let policy = self.policy.current();
         let mut call = Call::begin(&self.metrics, self.recorder.as_ref(), policy, &head);
         match self.serve(&mut head, body, &mut call).await {

@@ -281,6 +281,22 @@ impl Database {
         )
     }
 
+    /// The statement that inserts a verdict: id, time, target, name, value, key.
+    pub(super) fn insert_verdict(&self) -> String {
+        let json = |parameter| match self.engine {
+            Engine::Sqlite => parameter,
+            Engine::Postgres => format!("cast({parameter} as jsonb)"),
+        };
+        let (id, time, value) = (self.id(1), self.instant(2), json("$5".to_owned()));
+        format!(
+            "insert into feedback (id, created_at, target, name, value, key_name) \
+             select {id}, {time}, $3, $4, {value}, $6 where not exists ( \
+               select 1 from (select value from feedback where target = $3 and name = $4 \
+                 order by created_at desc, id desc limit 1) as last where last.value = {value}) \
+             on conflict (id) do nothing"
+        )
+    }
+
     /// A table of the records in `$1`, to be used with [`Self::field`].
     pub(super) fn records(&self, columns: &[(&str, Kind)]) -> String {
         if self.engine == Engine::Sqlite {

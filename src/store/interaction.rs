@@ -19,7 +19,6 @@ use super::user::UserHash;
 #[derive(Clone, Debug, Serialize)]
 pub struct Interaction<'a> {
     /// The call's id, a UUIDv7: `x-weir-id`.
-    #[serde(serialize_with = "hyphenated")]
     pub id: Uuid,
     /// When the request arrived, in milliseconds since 1970.
     pub created_at: u64,
@@ -238,10 +237,6 @@ impl Serialize for Tokens {
         let parts = TOKENS.map(|(name, field)| (name, *field(&mut usage)));
         serializer.collect_map(parts.into_iter().filter(|(_, tokens)| *tokens > 0))
     }
-}
-
-fn hyphenated<S: Serializer>(id: &Uuid, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(id.as_hyphenated().encode_lower(&mut Uuid::encode_buffer()))
 }
 
 fn object<K, V, S>(pairs: &[(K, V)], serializer: S) -> Result<S::Ok, S::Error>

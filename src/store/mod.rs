@@ -5,9 +5,11 @@
 //! either, and a record is in one of the two from the append on.
 
 mod database;
+mod feedback;
 mod folder;
 mod frame;
 mod interaction;
+mod interactions;
 mod ledger;
 mod pair;
 mod period;
@@ -19,9 +21,14 @@ mod user;
 
 pub use database::Database;
 pub use database::StoreError;
+pub use feedback::Verdict;
 pub use interaction::Attempt;
 pub use interaction::Charge;
 pub use interaction::Interaction;
+pub use interactions::InteractionPage;
+pub use interactions::InteractionQuery;
+pub use interactions::Interactions;
+pub use interactions::WholeInteraction;
 pub use ledger::BadParameter;
 pub use ledger::Ledger;
 pub use ledger::SpendLine;

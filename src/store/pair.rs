@@ -1,5 +1,7 @@
 //! The bodies of a call: what was said, on its way from the request's thread to the disk.
 
+use std::io::Read as _;
+
 use bytes::Bytes;
 use uuid::Uuid;
 use zstd::bulk::Compressor;
@@ -94,6 +96,14 @@ fn bodies(bytes: &[u8]) -> Option<Bodies<'_>> {
     let length = u32::from_le_bytes(length.try_into().ok()?);
     let (request, response) = rest.split_at_checked(usize::try_from(length).ok()?)?;
     Some(Bodies { id: Uuid::from_slice(id).ok()?, request, response })
+}
+
+/// A body as it was, of at most `most` bytes.
+pub(super) fn unpack(packed: &[u8], most: usize) -> std::io::Result<Vec<u8>> {
+    let mut plain = Vec::new();
+    let most = u64::try_from(most).unwrap_or(u64::MAX);
+    zstd::stream::read::Decoder::new(packed)?.take(most).read_to_end(&mut plain)?;
+    Ok(plain)
 }
 
 #[cfg(test)]

@@ -10,10 +10,13 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use secrecy::SecretString;
+use serde_json::json;
 
 use crate::telemetry::metrics::Metrics;
 
 use super::database::Database;
+use super::feedback::FEEDBACK;
+use super::feedback::Verdict;
 use super::frame;
 use super::interaction::Interaction;
 use super::pair::Pair;
@@ -103,6 +106,14 @@ impl Recorder {
         let (saved, safe) = tokio::sync::oneshot::channel();
         self.spool.offer_full(full(interaction, pair, Some(saved)));
         safe
+    }
+
+    /// Takes a verdict; it may come before the record that it is about.
+    pub fn judge(&self, verdict: &Verdict) {
+        let mut bytes = Vec::new();
+        let record = json!({ FEEDBACK: verdict });
+        frame::append(&mut bytes, |out| drop(serde_json::to_writer(out, &record)));
+        self.spool.offer(&bytes);
     }
 
     /// Whether a record would reach the disk now.

@@ -23,6 +23,8 @@ use sqlx::SqlStr;
 use super::database::Database;
 use super::database::StoreError;
 use super::database::is_refusal;
+use super::feedback;
+use super::feedback::Verdict;
 use super::folder::Folder;
 use super::folder::Segment;
 use super::folder::aside;
@@ -157,6 +159,10 @@ impl Shipper {
         let mut size = 0;
         for frame in frames.by_ref() {
             let unit = Unit::of(frame);
+            if let Some(verdict) = feedback::spooled(unit.record) {
+                self.insert_verdict(&verdict).await?;
+                continue;
+            }
             if !is_record(unit.record) {
                 self.refuse(&unit);
                 continue;
@@ -261,6 +267,35 @@ impl Shipper {
             Err(_) => self.database.gave_up(STATEMENT),
         };
         // Whatever state it is in, a new connection has none.
+        self.connection = None;
+        Err(error)
+    }
+
+    /// Inserts a verdict, unless it only says once more what the last one of its name said.
+    async fn insert_verdict(&mut self, verdict: &Verdict) -> Result<(), StoreError> {
+        let Some(connection) = &mut self.connection else { return Ok(()) };
+        let sql = AssertSqlSafe(self.database.insert_verdict());
+        let statement = sqlx::query(sql)
+            .bind(verdict.id.to_string())
+            .bind(i64::try_from(verdict.created_at).unwrap_or(i64::MAX))
+            .bind(&verdict.target)
+            .bind(&verdict.name)
+            .bind(without_nul(verdict.value.to_string()))
+            .bind(&verdict.key_name);
+        let work = statement.execute(connection);
+        let error = match tokio::time::timeout(STATEMENT, work).await {
+            Ok(Ok(_)) => {
+                self.works();
+                return Ok(());
+            }
+            Ok(Err(error)) if is_refusal(&error) => {
+                tracing::error!(%error, "the store refuses a verdict");
+                self.spool.metrics.capture_records("refused", 1);
+                return Ok(());
+            }
+            Ok(Err(error)) => self.database.unavailable(&error),
+            Err(_) => self.database.gave_up(STATEMENT),
+        };
         self.connection = None;
         Err(error)
     }

@@ -1,5 +1,6 @@
 //! End users, told apart and never named: a keyed hash of what the platform calls them.
 
+use std::fmt;
 use std::fs::OpenOptions;
 use std::io;
 use std::io::Write as _;
@@ -21,6 +22,12 @@ const KEPT: usize = 18;
 /// An end user's name as a keyed hash: the same name gives the same hash as long as the key stays.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct UserHash(String);
+
+impl fmt::Display for UserHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
 
 /// Hashes end users' names.
 #[derive(Debug)]

@@ -121,6 +121,11 @@ fn spooled(segment: &Path) -> Vec<String> {
     ids
 }
 
+/// The ids of all whole records on disk, in order.
+pub(crate) fn all_spooled(gateway: &Gateway) -> Vec<String> {
+    segments(&spool(gateway)).iter().flat_map(|path| spooled(path)).collect()
+}
+
 /// Pseudo-random numbers: the same in every run, for a failure to be found again.
 fn random(seed: u64) -> u64 {
     let mut x = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);

@@ -206,10 +206,15 @@ impl Raw {
 
 /// A POST of JSON with a key, as raw bytes.
 pub(crate) fn post(path: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
+    post_with(path, "", body)
+}
+
+/// The same with header lines that each end with CR LF.
+pub(crate) fn post_with(path: &str, headers: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
     let body = body.as_ref();
     let mut request = format!(
         "POST {path} HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer sk-caller\r\n\
-         content-type: application/json\r\ncontent-length: {}\r\n\r\n",
+         content-type: application/json\r\ncontent-length: {}\r\n{headers}\r\n",
         body.len()
     )
     .into_bytes();
