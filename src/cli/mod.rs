@@ -1,6 +1,7 @@
 //! The command line.
 
 mod cost;
+mod interactions;
 mod migrate;
 mod models;
 mod policy;
@@ -37,6 +38,8 @@ enum Command {
     Policy(policy::Policy),
     /// Shows what calls cost, from the store.
     Spend(spend::Spend),
+    /// Shows what was captured of calls, from the store.
+    Interactions(interactions::Shown),
     /// Brings the store's schema up to date; `serve` does it too.
     Migrate(migrate::Migrate),
     /// Counts a request's or a text's tokens, and what it costs to send them.
@@ -83,6 +86,7 @@ pub fn run() -> ExitCode {
         Command::Simulate(arguments) => app::simulate(&arguments),
         Command::Policy(arguments) => policy::run(arguments, json),
         Command::Spend(arguments) => spend::run(&arguments, json),
+        Command::Interactions(arguments) => interactions::run(&arguments, json),
         Command::Migrate(arguments) => migrate::run(&arguments, json),
         Command::Tokens(arguments) => tokens::run(&arguments, json),
         Command::Models(arguments) => models::run(&arguments, json),

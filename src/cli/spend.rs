@@ -104,11 +104,11 @@ fn query(
     SpendQuery::parse(given, now).map_err(|error| AppError::Other(error.to_string()))
 }
 
-fn text(value: &impl serde::Serialize) -> Result<String, AppError> {
+pub(super) fn text(value: &impl serde::Serialize) -> Result<String, AppError> {
     serde_json::to_string(value).map_err(|error| AppError::Other(error.to_string()))
 }
 
-fn now() -> i64 {
+pub(super) fn now() -> i64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
 }

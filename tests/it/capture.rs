@@ -9,6 +9,7 @@ use crate::support::Upstream;
 use crate::support::answer::CHAT;
 use crate::support::answer::gate;
 use crate::support::chat;
+use crate::support::cli::weir;
 use crate::support::eventually;
 use crate::support::exchange;
 use crate::support::http::Response;
@@ -362,5 +363,32 @@ fn the_last_verdict_of_a_name_counts_and_may_come_before_the_record() {
         let body = json!({"id": id, "name": "audit", "value": "fine"}).to_string();
         let answer = control.send(post_with("/api/feedback", "", &body)).response().unwrap();
         assert_eq!((answer.status, &answer.json()["key_name"]), (200, &json!("admin")));
+    }
+}
+
+#[test]
+fn the_command_line_shows_what_was_captured() {
+    let upstream = Upstream::always(Answer::chat());
+    let gateway = Gateway::start(&upstream);
+    let sent: Vec<String> = (0..3).map(|_| id_of(&chat(&gateway, ASKED))).collect();
+    stored(&gateway, &sent[2]);
+    let (code, out, _) = weir(gateway.folder(), &["interactions", "tail", "-n", "2"], "");
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!((code, lines.len()), (Some(0), 2));
+    // The newest at the end; 9 and 3 tokens, and what they cost.
+    assert!(lines[0].contains(&sent[1]) && lines[1].contains(&sent[2]), "{out}");
+    assert!(lines[1].contains("gpt-4.1-mini  9  3  0.0000084"), "{out}");
+    let arguments = ["interactions", "tail", "--where", "model=other", "--json"];
+    assert_eq!(weir(gateway.folder(), &arguments, ""), (Some(0), String::new(), String::new()));
+    let (_, out, _) = weir(gateway.folder(), &["interactions", "show", &sent[0]], "");
+    let shown: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(shown["request"]["messages"][0]["content"], "caf\u{e9} \u{1F600}");
+    let (code, _, error) = weir(gateway.folder(), &["interactions", "show", "nobody"], "");
+    assert_eq!(code, Some(1));
+    assert!(error.contains("no interaction `nobody` in sqlite:data/weir.db"), "{error}");
+    for (wrong, part) in [("model", "name=value"), ("colour=red", "has_feedback")] {
+        let arguments = ["interactions", "tail", "--where", wrong];
+        let (code, _, error) = weir(gateway.folder(), &arguments, "");
+        assert!(code == Some(1) && error.contains(part), "{wrong}: {error}");
     }
 }

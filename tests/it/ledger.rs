@@ -1,7 +1,6 @@
 //! The ledger as finance meets it: every call is a row, and the figures agree wherever they are read.
 
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
@@ -19,6 +18,7 @@ use crate::support::answer::USAGE;
 use crate::support::answer::delta;
 use crate::support::call;
 use crate::support::chat;
+use crate::support::cli::weir;
 use crate::support::eventually;
 use crate::support::exchange;
 use crate::support::http::get;
@@ -264,14 +264,6 @@ fn without_a_store_nothing_is_written_and_traffic_flows() {
     assert!(!gateway.folder().join("data/weir.db").exists());
 }
 
-/// Runs `weir` in the gateway's folder: exit code, standard output, standard error.
-fn weir(folder: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
-    let done = command.args(arguments).current_dir(folder).env_clear().output().unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (done.status.code(), text(&done.stdout), text(&done.stderr))
-}
-
 #[test]
 fn the_command_line_reads_the_ledger_and_prices_it_again() {
     let upstream = Upstream::always(Answer::chat());
@@ -285,11 +277,12 @@ fn the_command_line_reads_the_ledger_and_prices_it_again() {
     let folder = gateway.folder();
 
     // 2 x (9 x 1e-6 + 3 x 2e-6) = 0.00003
-    let (code, table, _) = weir(folder, &["spend", "--since", "24h", "--group-by", "model,team"]);
+    let (code, table, _) =
+        weir(folder, &["spend", "--since", "24h", "--group-by", "model,team"], "");
     assert_eq!(code, Some(0));
     let line: Vec<&str> = table.lines().nth(1).unwrap().split_whitespace().collect();
     assert_eq!(line, ["house", "-", "2", "0.00003", "0", "0", "18", "6", "0"], "{table}");
-    let (_, list, _) = weir(folder, &["spend", "--json", "--group-by", "model"]);
+    let (_, list, _) = weir(folder, &["spend", "--json", "--group-by", "model"], "");
     let list: Value = serde_json::from_str(&list).unwrap();
     assert_eq!(list, spend(&gateway, "?group_by=model"));
 
@@ -297,7 +290,7 @@ fn the_command_line_reads_the_ledger_and_prices_it_again() {
     let text = std::fs::read_to_string(&policy).unwrap().replace("output: 2", "output: 12");
     std::fs::write(&policy, text).unwrap();
     // 2 x (9 x 1e-6 + 3 x 12e-6) = 0.00009
-    let (code, said, error) = weir(folder, &["spend", "recost", "--since", "1h", "--json"]);
+    let (code, said, error) = weir(folder, &["spend", "recost", "--since", "1h", "--json"], "");
     assert_eq!(code, Some(0), "{error}");
     let said: Value = serde_json::from_str(&said).unwrap();
     assert_eq!((&said["requests"], &said["changed"]), (&2.into(), &2.into()));
@@ -314,7 +307,7 @@ fn the_command_line_reads_the_ledger_and_prices_it_again() {
         (&["spend", "--colour"], 2, "--colour"),
         (&["spend", "--config", "nowhere.yaml"], 1, "nowhere.yaml"),
     ] {
-        let (code, out, error) = weir(folder, arguments);
+        let (code, out, error) = weir(folder, arguments, "");
         assert_eq!((code, out.as_str()), (Some(expected), ""), "{arguments:?}");
         assert!(error.contains(said), "{arguments:?}: {error}");
     }
@@ -323,18 +316,18 @@ fn the_command_line_reads_the_ledger_and_prices_it_again() {
 #[test]
 fn a_store_without_a_ledger_is_told_and_migrated() {
     let folder = tempfile::tempdir().unwrap();
-    let (code, _, error) = weir(folder.path(), &["spend"]);
+    let (code, _, error) = weir(folder.path(), &["spend"], "");
     assert_eq!(code, Some(1));
     assert!(error.contains("sqlite:data/weir.db"), "{error}");
     assert!(!folder.path().join("data").exists(), "reading makes nothing");
-    let (code, said, _) = weir(folder.path(), &["migrate", "--json"]);
+    let (code, said, _) = weir(folder.path(), &["migrate", "--json"], "");
     assert_eq!(code, Some(0));
     assert_eq!(
         said,
         "{\"applied\":[\"interactions\",\"capture\"],\"store\":\"sqlite:data/weir.db\"}\n"
     );
-    let (_, said, _) = weir(folder.path(), &["migrate"]);
+    let (_, said, _) = weir(folder.path(), &["migrate"], "");
     assert_eq!(said, "sqlite:data/weir.db is up to date\n");
-    let (code, said, _) = weir(folder.path(), &["spend"]);
+    let (code, said, _) = weir(folder.path(), &["spend"], "");
     assert_eq!((code, said.lines().count()), (Some(0), 1), "{said}");
 }

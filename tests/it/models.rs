@@ -1,10 +1,5 @@
 //! The catalogue as people see it: `weir models`, `weir cost`, and `/api/models`.
 
-use std::io::Write as _;
-use std::process::Command;
-use std::process::Output;
-use std::process::Stdio;
-
 use serde_json::Value;
 use serde_json::json;
 use tempfile::TempDir;
@@ -12,6 +7,7 @@ use tempfile::TempDir;
 use crate::support::Answer;
 use crate::support::Gateway;
 use crate::support::Upstream;
+use crate::support::cli::weir;
 use crate::support::http::Response;
 use crate::support::http::get;
 
@@ -29,26 +25,9 @@ fn home(policy: &str) -> TempDir {
     home
 }
 
-/// Runs `weir` in a folder: exit code, standard output, standard error.
-fn weir(home: &TempDir, arguments: &[&str], input: &str) -> (Option<i32>, String, String) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_weir"))
-        .args(arguments)
-        .current_dir(home.path())
-        .env_clear()
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // One that refuses its arguments reads nothing.
-    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-    let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
-    (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
-}
-
 /// What `weir` prints for machines when all is well.
 fn report(home: &TempDir, arguments: &[&str], input: &str) -> Value {
-    let (code, out, err) = weir(home, &[arguments, &["--json"]].concat(), input);
+    let (code, out, err) = weir(home.path(), &[arguments, &["--json"]].concat(), input);
     assert_eq!((code, &*err), (Some(0), ""));
     serde_json::from_str(&out).unwrap()
 }
@@ -56,7 +35,7 @@ fn report(home: &TempDir, arguments: &[&str], input: &str) -> Value {
 #[test]
 fn list_has_a_line_for_each_model_that_the_filter_lets_through() {
     let home = home(POLICY);
-    let (code, out, _) = weir(&home, &["models", "list", "*mall*"], "");
+    let (code, out, _) = weir(home.path(), &["models", "list", "*mall*"], "");
     let lines: Vec<Vec<&str>> = out.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(code, Some(0));
     assert_eq!(lines[0], ["model", "mode", "input", "cached", "output", "context", "shutdown"]);
@@ -77,7 +56,7 @@ fn list_has_a_line_for_each_model_that_the_filter_lets_through() {
 #[test]
 fn show_marks_what_the_policy_says() {
     let home = home(POLICY);
-    let (code, out, _) = weir(&home, &["models", "show", "gpt-5"], "");
+    let (code, out, _) = weir(home.path(), &["models", "show", "gpt-5"], "");
     assert_eq!(code, Some(0));
     let lines: Vec<String> =
         out.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
@@ -96,7 +75,7 @@ fn show_marks_what_the_policy_says() {
 #[test]
 fn an_unknown_model_is_an_error_with_the_nearest_names() {
     let home = home(POLICY);
-    let (code, out, err) = weir(&home, &["models", "show", "house-smal"], "");
+    let (code, out, err) = weir(home.path(), &["models", "show", "house-smal"], "");
     let message = "weir: unknown model `house-smal`: did you mean house-small?\n";
     assert_eq!((code, &*out, &*err), (Some(1), "", message));
 }
@@ -107,11 +86,11 @@ fn a_folder_that_cannot_be_used_is_an_error() {
     for command in
         [&["models", "list"][..], &["models", "show", "gpt-5"], &["cost", "--model", "a"]]
     {
-        let (code, out, err) = weir(&broken, command, "{}");
+        let (code, out, err) = weir(broken.path(), command, "{}");
         assert_eq!(code, Some(1), "{command:?}");
         assert!(out.contains("`models` must be") && err.contains("cannot be used"), "{out}{err}");
     }
-    let (code, _, err) = weir(&broken, &["models", "list", "--policies", "nowhere"], "");
+    let (code, _, err) = weir(broken.path(), &["models", "list", "--policies", "nowhere"], "");
     assert_eq!((code, &*err), (Some(1), "weir: nowhere is no folder; check the path\n"));
 }
 
@@ -129,7 +108,7 @@ fn a_usage_is_priced_part_by_part() {
     // The standard input is the policy's: 86 x 1.1e-6 + 1920 x 0.125e-6 + 300 x 10e-6
     let bill = report(&home, &["cost", "--model", "gpt-5"], usage);
     assert_eq!(bill["cost_usd"], "0.0033346");
-    let (_, out, _) = weir(&home, &["cost", "--model", "gpt-5"], usage);
+    let (_, out, _) = weir(home.path(), &["cost", "--model", "gpt-5"], usage);
     assert!(out.ends_with("total 0.0033346 USD, exact\n"), "{out}");
 }
 
@@ -148,14 +127,15 @@ fn what_has_no_price_is_null_and_no_failure() {
     let home = home(POLICY);
     let bill = report(&home, &["cost", "--model", "nobody"], r#"{"prompt_tokens":1}"#);
     assert_eq!((&bill["cost_usd"], &bill["status"]), (&Value::Null, &json!("unpriced")));
-    let (code, out, _) = weir(&home, &["cost", "--model", "nobody"], r#"{"prompt_tokens":1}"#);
+    let (code, out, _) =
+        weir(home.path(), &["cost", "--model", "nobody"], r#"{"prompt_tokens":1}"#);
     assert!(code == Some(0) && out.ends_with("total null, unpriced\n"), "{out}");
 }
 
 #[test]
 fn a_usage_that_cannot_be_read_is_named() {
     let home = home(POLICY);
-    let cost = |usage: &str| weir(&home, &["cost", "--model", "gpt-5"], usage);
+    let cost = |usage: &str| weir(home.path(), &["cost", "--model", "gpt-5"], usage);
     for (usage, words) in [
         ("{", "standard input: this is no JSON"),
         ("", "standard input: this is no JSON"),
@@ -165,9 +145,9 @@ fn a_usage_that_cannot_be_read_is_named() {
         let (code, _, err) = cost(usage);
         assert!(code == Some(1) && err.contains(words), "{usage}: {err}");
     }
-    let (code, _, err) = weir(&home, &["cost", "--model", "a", "--usage", "no.json"], "");
+    let (code, _, err) = weir(home.path(), &["cost", "--model", "a", "--usage", "no.json"], "");
     assert!(code == Some(1) && err.contains("no.json"), "{err}");
-    assert_eq!(weir(&home, &["cost"], "{}").0, Some(2));
+    assert_eq!(weir(home.path(), &["cost"], "{}").0, Some(2));
 }
 
 #[test]
@@ -175,7 +155,7 @@ fn many_usages_are_priced_line_by_line() {
     let home = home(POLICY);
     let lines = "{\"model\":\"house-small\",\"usage\":{\"input_tokens\":1000000}}\n\n\
         {\"model\":\"gpt-5\",\"tier\":\"batch\",\"usage\":{\"output_tokens\":1000000}}\n";
-    let (code, out, _) = weir(&home, &["cost", "--jsonl"], lines);
+    let (code, out, _) = weir(home.path(), &["cost", "--jsonl"], lines);
     let costs: Vec<Value> = out
         .lines()
         .map(|line| serde_json::from_str::<Value>(line).unwrap()["cost_usd"].clone())
@@ -186,7 +166,7 @@ fn many_usages_are_priced_line_by_line() {
         ("{\"model\":1}", "line 2"),
         ("{\"model\":\"a\",\"usage\":{}}", "line 2: this is no `usage`"),
     ] {
-        let (code, out, err) = weir(&home, &["cost", "--jsonl"], &format!("\n{line}\n"));
+        let (code, out, err) = weir(home.path(), &["cost", "--jsonl"], &format!("\n{line}\n"));
         assert!(code == Some(1) && out.is_empty() && err.contains(words), "{err}");
     }
 }

@@ -1,12 +1,9 @@
 //! Policy folders as operators handle them: on the command line, and at the control plane.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
-use std::process::Output;
-use std::process::Stdio;
 
 use serde_json::Value;
 use serde_json::json;
@@ -21,6 +18,7 @@ use crate::support::Gateway;
 use crate::support::Raw;
 use crate::support::Upstream;
 use crate::support::call;
+use crate::support::cli::weir;
 use crate::support::http::Response;
 
 const ROUTES: &str = r#"
@@ -42,33 +40,20 @@ fn folder(files: &[(&str, &str)]) -> TempDir {
     folder
 }
 
-/// Runs `weir policy …` in a folder.
-fn weir(folder: &Path, arguments: &[&str], input: &str) -> (Option<i32>, String, String) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_weir"))
-        .arg("policy")
-        .args(arguments)
-        .current_dir(folder)
-        .env_clear()
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // One that refuses its arguments reads nothing.
-    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-    let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
-    (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+/// Runs `weir policy` in a folder.
+fn policy(folder: &Path, arguments: &[&str], input: &str) -> (Option<i32>, String, String) {
+    weir(folder, &[&["policy"], arguments].concat(), input)
 }
 
 #[test]
 fn check_prints_what_is_wrong_and_fails() {
     let good = folder(&[("routing.yaml", ROUTES)]);
-    let (code, out, _) = weir(good.path(), &["check"], "");
+    let (code, out, _) = policy(good.path(), &["check"], "");
     assert_eq!(code, Some(0), "{out}");
     assert!(out.starts_with("policies can be used: revision ") && out.contains("2 rules"), "{out}");
 
     let bad = folder(&[("routing.yaml", "routes:\n  - { name: a, use: gpt-6-lunna }\n")]);
-    let (code, out, error) = weir(bad.path(), &["check"], "");
+    let (code, out, error) = policy(bad.path(), &["check"], "");
     assert_eq!(code, Some(1));
     for part in
         ["unknown model `gpt-6-lunna`", "policies/routing.yaml:2:21", "did you mean `gpt-6-luna`?"]
@@ -76,7 +61,7 @@ fn check_prints_what_is_wrong_and_fails() {
         assert!(out.contains(part), "{part}: {out}");
     }
     assert_eq!(error, "weir: policies cannot be used: 1 error, 0 warnings\n");
-    let (code, out, _) = weir(bad.path(), &["check", "--json"], "");
+    let (code, out, _) = policy(bad.path(), &["check", "--json"], "");
     let out: Value = serde_json::from_str(&out).unwrap();
     assert_eq!(
         (code, &out["ok"], &out["diagnostics"][0]["line"]),
@@ -91,21 +76,21 @@ fn the_folder_is_the_one_of_the_settings_unless_one_is_named() {
     std::fs::create_dir(home.path().join("other")).unwrap();
     std::fs::write(home.path().join("other/a.yaml"), ROUTES).unwrap();
     std::fs::write(home.path().join("weir.yaml"), "policies: other\n").unwrap();
-    assert!(weir(home.path(), &["check"], "").1.contains("2 rules"));
-    assert!(weir(home.path(), &["check", "policies"], "").1.contains("0 rules"));
-    let (code, _, error) = weir(home.path(), &["check", "nowhere"], "");
+    assert!(policy(home.path(), &["check"], "").1.contains("2 rules"));
+    assert!(policy(home.path(), &["check", "policies"], "").1.contains("0 rules"));
+    let (code, _, error) = policy(home.path(), &["check", "nowhere"], "");
     assert_eq!((code, &*error), (Some(1), "weir: nowhere is no folder; check the path\n"));
-    assert_eq!(weir(home.path(), &["chekc"], "").0, Some(2));
+    assert_eq!(policy(home.path(), &["chekc"], "").0, Some(2));
 }
 
 #[test]
 fn test_runs_every_test_and_fails_with_those_that_fail() {
     let good = folder(&[("routing.yaml", ROUTES), ("tests/a.yaml", HOLDS)]);
-    let (code, out, _) = weir(good.path(), &["test"], "");
+    let (code, out, _) = policy(good.path(), &["test"], "");
     assert_eq!((code, &*out), (Some(0), "ok     a bot is luna\n1 test, 0 failed\n"));
 
     let bad = folder(&[("routing.yaml", ROUTES), ("tests/a.yaml", HOLDS), ("tests/b.yaml", FAILS)]);
-    let (code, out, error) = weir(bad.path(), &["test"], "");
+    let (code, out, error) = policy(bad.path(), &["test"], "");
     assert_eq!((code, &*error), (Some(1), "weir: 2 tests, 1 failed\n"));
     for part in [
         "ok     a bot is luna\n",
@@ -115,12 +100,12 @@ fn test_runs_every_test_and_fails_with_those_that_fail() {
     ] {
         assert!(out.contains(part), "{part}: {out}");
     }
-    let (_, out, _) = weir(bad.path(), &["test", "--json"], "");
+    let (_, out, _) = policy(bad.path(), &["test", "--json"], "");
     let out: Value = serde_json::from_str(&out).unwrap();
     assert_eq!((&out["ok"], &out["tests"][1]["passed"]), (&json!(false), &json!(false)));
 
     let broken = folder(&[("routing.yaml", "routes: 7"), ("tests/a.yaml", HOLDS)]);
-    let (code, out, _) = weir(broken.path(), &["test"], "");
+    let (code, out, _) = policy(broken.path(), &["test"], "");
     assert!(code == Some(1) && out.contains("`routes` must be a list"), "{out}");
 }
 
@@ -129,7 +114,7 @@ fn explain_shows_each_rule_and_the_decision() {
     let home = folder(&[("routing.yaml", ROUTES)]);
     let ask = |model: &str, more: &[&str]| {
         let arguments = [&["explain", "--request", "-"], more].concat();
-        weir(home.path(), &arguments, &json!({ "model": model, "messages": [] }).to_string())
+        policy(home.path(), &arguments, &json!({ "model": model, "messages": [] }).to_string())
     };
     let (code, out, _) = ask("bot", &[]);
     assert_eq!(code, Some(0));
@@ -147,7 +132,7 @@ fn explain_shows_each_rule_and_the_decision() {
     assert_eq!((&out["route"], &out["model"]), (&json!("default"), &json!("gpt-5.6-sol")));
     assert_eq!(out["rules"].as_array().map(Vec::len), Some(2));
 
-    let (code, _, error) = weir(home.path(), &["explain", "--request", "-"], "{}");
+    let (code, _, error) = policy(home.path(), &["explain", "--request", "-"], "{}");
     assert!(code == Some(1) && error.starts_with("weir: -: The field `model`"), "{error}");
     assert_eq!(ask("bot", &["--endpoint", "files"]).0, Some(2));
     assert_eq!(ask("bot", &["--header", "nothing"]).0, Some(2));

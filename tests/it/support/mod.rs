@@ -1,6 +1,7 @@
 //! The world around a gateway under test: scripted providers, the real process, clients.
 
 pub(crate) mod answer;
+pub(crate) mod cli;
 pub(crate) mod gateway;
 pub(crate) mod http;
 pub(crate) mod metrics;
