@@ -5,6 +5,7 @@
 mod attempts;
 mod bad_http;
 mod bad_input;
+mod canary;
 mod capture;
 mod control;
 mod events;
