@@ -28,3 +28,4 @@ mod streams;
 mod support;
 mod token_corpus;
 mod tokens;
+mod unattended;
