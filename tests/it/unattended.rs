@@ -19,6 +19,7 @@ use crate::support::gateway::Builder;
 use crate::support::http::get;
 use crate::support::http::post;
 use crate::support::rows::rows;
+use crate::support::world;
 
 const ASK: &str = r#"{"model":"gpt-4.1-mini","messages":[{"role":"user","content":"hi"}]}"#;
 const STREAM: &str =
@@ -45,6 +46,10 @@ fn leave(gateway: &Gateway, upstream: &Upstream, body: &str) {
     raw.send(post("/v1/chat/completions", body));
     eventually("the call is upstream", || upstream.count() > before);
     raw.close();
+    has_left(gateway);
+}
+
+fn has_left(gateway: &Gateway) {
     eventually("the gateway sees that the client left", || {
         gateway.metric("weir_downstream_connections", &[]) < 0.5
     });
@@ -86,6 +91,22 @@ fn an_answer_that_begins_after_the_client_left_is_read_to_its_end_and_billed() {
         assert_eq!(chat(&gateway, ASK).status, 200);
         assert_eq!((upstream.count(), upstream.connections(), upstream.cancelled()), (2, 1, 0));
     }
+}
+
+#[test]
+fn a_client_that_leaves_over_http2_is_no_different() {
+    let go_on = gate();
+    let upstream = Upstream::always(held(&go_on, Answer::chat()));
+    let gateway = draining(&upstream).start();
+    let client = reqwest::Client::builder().http2_prior_knowledge().no_proxy().build().unwrap();
+    let url = gateway.url("/v1/chat/completions");
+    let call = world().spawn(client.post(url).bearer_auth("k").body(ASK).send());
+    eventually("the call is upstream", || upstream.count() == 1);
+    call.abort();
+    drop(client);
+    has_left(&gateway);
+    go_on.add_permits(1);
+    assert_eq!(first_row(&gateway), ["499", "client_gone", "1", "1", "reported", COST]);
 }
 
 #[test]
@@ -181,6 +202,7 @@ fn a_call_that_nobody_waits_for_does_not_outlast_the_drain_time() {
     let upstream = Upstream::always(Answer::default().stall());
     let mut gateway = draining(&upstream).config("drain: 300ms").start();
     leave(&gateway, &upstream, ASK);
+    assert_eq!(upstream.cancelled(), 0);
     gateway.process.signal("TERM");
     assert_eq!(gateway.process.exit().code(), Some(0));
     assert!(gateway.log().contains("drain time is over"), "{}", gateway.log());
