@@ -302,6 +302,12 @@ impl Call {
         Some(self.keep(took, |interaction, pair| recorder.record_durably(&interaction, pair)))
     }
 
+    /// Ends the call of a client that left, whose provider refused or gave no answer: there is
+    /// nothing to count.
+    pub(super) fn leave_unbilled(mut self) {
+        self.request = Bytes::new();
+    }
+
     /// Prices a whole answer and writes its cost to the headers.
     pub(super) fn price_into(&mut self, headers: &mut HeaderMap) {
         let Some(usage) = self.usage else { return };

@@ -16,6 +16,7 @@ mod passthrough;
 mod radar;
 mod relay;
 mod tunnel;
+mod unattended;
 
 use std::sync::Arc;
 
@@ -32,7 +33,9 @@ use crate::openai::error::ApiError;
 use crate::openai::request::Patch;
 use crate::openai::request::RequestView;
 
+use crate::policy::OnDisconnect;
 use crate::policy::PolicyHandle;
+use crate::policy::Route;
 use crate::policy::Target;
 use crate::store::Recorder;
 use crate::telemetry::metrics::Metrics;
@@ -52,8 +55,10 @@ use call::Call;
 use decide::Asked;
 use decide::decide;
 use relay::Observer;
+use unattended::Unattended;
 
-/// The gateway between clients and providers.
+/// The gateway between clients and providers. A clone is the same gateway.
+#[derive(Clone)]
 pub struct Gateway {
     policy: Arc<PolicyHandle>,
     upstreams: Arc<Upstreams>,
@@ -163,13 +168,49 @@ impl Gateway {
         call.client = auth::authenticate(&head.method, &head.headers, &route.target.upstream)?;
         call.decided(&view, route.clone(), raw.clone(), &self.live);
 
+        let (answer, observer) = match route.rule.on_disconnect {
+            OnDisconnect::Cancel => self.ask(head, path, &view, &raw, &route, call).await?,
+            OnDisconnect::Drain => self.ask_unattended(head, path, view, raw, route, call).await?,
+        };
+        Ok(Outcome::Answered(answer, observer))
+    }
+
+    /// The same as [`Self::ask`], and it goes on when the client leaves.
+    async fn ask_unattended(
+        &self,
+        head: &Parts,
+        path: &str,
+        view: RequestView,
+        raw: Bytes,
+        route: Route,
+        call: &mut Call,
+    ) -> Result<(Answer, Observer), ApiError> {
+        let (gateway, head, path) = (self.clone(), head.clone(), path.to_owned());
+        let mut own = call.hand_over();
+        let work =
+            async move { (gateway.ask(&head, &path, &view, &raw, &route, &mut own).await, own) };
+        let (answered, own) = Unattended::new(work).await;
+        *call = own;
+        answered
+    }
+
+    /// Asks the route's targets until there is an answer for the client.
+    async fn ask(
+        &self,
+        head: &Parts,
+        path: &str,
+        view: &RequestView,
+        raw: &Bytes,
+        route: &Route,
+        call: &mut Call,
+    ) -> Result<(Answer, Observer), ApiError> {
         let asks_usage = view.stream()
             && matches!(call.endpoint, Endpoint::ChatCompletions | Endpoint::Completions);
         let set: Vec<_> = route.rule.set.iter().map(|(name, value)| (&**name, &**value)).collect();
         let body = |target: &Target| {
             let model =
                 (*target.upstream_model != *view.model()).then_some(&*target.upstream_model);
-            view.splice(&raw, &Patch { model, ask_usage: asks_usage, set: &set })
+            view.splice(raw, &Patch { model, ask_usage: asks_usage, set: &set })
         };
         let outgoing = |target: &Target| {
             let mut headers = head::for_upstream(&head.headers);
@@ -179,8 +220,7 @@ impl Gateway {
             outgoing(head, path, headers, OutBody::whole(body(target)))
         };
         let (upstreams, metrics) = (&self.upstreams, &self.metrics);
-        let tried =
-            attempts::first_answer(upstreams, metrics, &route, outgoing, call.started).await;
+        let tried = attempts::first_answer(upstreams, metrics, route, outgoing, call.started).await;
         call.attempts = tried.attempts;
         call.tries = tried.tries;
         call.waited = tried.waited;
@@ -188,7 +228,7 @@ impl Gateway {
         let answer = tried.answer?;
         let strip_usage = asks_usage && !view.client_wants_usage();
         let observer = Observer::of(call.endpoint, &answer, strip_usage);
-        Ok(Outcome::Answered(answer, observer))
+        Ok((answer, observer))
     }
 }
 

@@ -132,6 +132,22 @@ pub(super) async fn reply(answer: Answer, observer: Observer, mut call: Call) ->
     assemble(head, Reply::Relay(relay))
 }
 
+/// Reads an answer to its end for its usage alone: the client left before it began, so there is no
+/// status that it saw.
+pub(super) async fn read_unseen(answer: Answer, observer: Observer, mut call: Call) {
+    if answer.head.status.as_u16() >= 400 {
+        return call.leave_unbilled();
+    }
+    if let Observer::Whole = observer {
+        return note_whole(&mut call, &answer.head.headers, &answer.begun);
+    }
+    if let Reply::Relay(mut relay) = reply(answer, observer, call).into_body() {
+        relay.left = true;
+        relay.call.status = 0;
+        relay.read_on().await;
+    }
+}
+
 fn assemble(head: Parts, body: Reply) -> Response<Reply> {
     let mut response = Response::new(body);
     *response.status_mut() = head.status;
@@ -406,11 +422,12 @@ impl Drop for Relay {
 impl Relay {
     /// Reads an answer to its end after the client has left.
     async fn read_on(mut self) {
-        self.call.error = "client_gone";
         while !self.ended {
             self.pending.clear();
             std::future::poll_fn(|cx| self.poll_upstream(cx)).await;
         }
+        // Whatever else went wrong then: nobody was there to see it.
+        self.call.error = "client_gone";
     }
 }
 

@@ -30,3 +30,4 @@ mod streams;
 mod support;
 mod token_corpus;
 mod tokens;
+mod unattended;
