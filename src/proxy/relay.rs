@@ -141,7 +141,7 @@ pub(super) async fn read_unseen(answer: Answer, observer: Observer, mut call: Ca
     if let Observer::Whole = observer {
         return note_whole(&mut call, &answer.head.headers, &answer.begun);
     }
-    if let Reply::Relay(mut relay) = reply(answer, observer, call).into_body() {
+    if let Reply::Relay(mut relay) = reply(answer, observer, call).await.into_body() {
         relay.left = true;
         relay.call.status = 0;
         relay.read_on().await;
