@@ -72,7 +72,8 @@ impl Fold {
         }
     }
 
-    /// `[DONE]` has come: of chat/completions and completions all was there.
+    /// `[DONE]` has come. Without it chats and completions count as cut off; a response has a last
+    /// event of its own.
     pub fn done(&mut self) {
         self.done = true;
     }
@@ -92,7 +93,7 @@ impl Fold {
         let mut out = Vec::with_capacity(self.tally.bytes);
         match shape {
             Shape::Chunks(chunks) => chunks.write(why, &mut out),
-            Shape::Responses(responses) => responses.write(why, &mut self.tally, &mut out),
+            Shape::Responses(responses) => responses.write(why, &mut out),
         }
         (out.len() <= MAX_FOLDED_BYTES).then_some(out)
     }
@@ -115,6 +116,14 @@ impl Fold {
             self.shape = None;
         }
     }
+}
+
+/// Whether a response's event of this type is its last, which holds the whole.
+pub(super) fn ends_response(kind: &[u8]) -> bool {
+    matches!(
+        kind,
+        b"response.completed" | b"response.incomplete" | b"response.failed" | b"response.cancelled"
+    )
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use crate::openai::endpoint::Endpoint;
 use crate::openai::events::{Event, EventSplitter, Verdict};
 use crate::openai::fold::Fold;
+use crate::openai::fold::ends_response;
 use crate::openai::keys::{Keys, Value};
 use crate::openai::request::{field, string};
 use crate::openai::response::web_searches;
@@ -237,13 +238,7 @@ impl Observer {
         if let Some(text) = delta.filter(|_| !audio) {
             self.keep_text(text);
         }
-        let last = matches!(
-            kind,
-            b"response.completed"
-                | b"response.incomplete"
-                | b"response.failed"
-                | b"response.cancelled"
-        );
+        let last = ends_response(kind);
         error |= kind == b"error";
         if last || error || (nested && self.seen.model.is_none()) {
             self.read_response(data, last, error || kind == b"response.failed");

@@ -3,11 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::openai::fold::fields::{
-    FIELD_BYTES, Fields, Pairs, Tally, Writer, elements, member, members, number, write_list,
+    Fields, Pairs, Tally, Writer, elements, member, members, number, part, write_list,
 };
-
-/// What a choice or a tool call takes up beside its text, in bytes, roughly.
-const PART_BYTES: usize = 4 * FIELD_BYTES;
 
 /// An answer that grows chunk by chunk.
 #[derive(Debug)]
@@ -50,10 +47,7 @@ impl Chunks {
 
     fn take_choice(&mut self, pairs: &Pairs<'_>, tally: &mut Tally) {
         let index = member(pairs, b"index").and_then(number).unwrap_or(0);
-        let choice = self.choices.entry(index).or_insert_with(|| {
-            tally.bytes += PART_BYTES;
-            Choice::default()
-        });
+        let choice = part(&mut self.choices, index, tally);
         for &(name, value) in pairs {
             match name {
                 b"index" => {}
@@ -148,10 +142,7 @@ impl Message {
     fn take_call(&mut self, pairs: &Pairs<'_>, tally: &mut Tally) {
         let index = member(pairs, b"index").and_then(number);
         let index = index.unwrap_or_else(|| self.likely_index(member(pairs, b"id")));
-        let call = self.calls.entry(index).or_insert_with(|| {
-            tally.bytes += PART_BYTES;
-            Fields::default()
-        });
+        let call = part(&mut self.calls, index, tally);
         for (name, value) in pairs.iter().filter(|pair| pair.0 != b"index") {
             call.merge(name, value, tally);
         }

@@ -3,6 +3,8 @@
 //! Strings are joined as they are escaped: the halves of a surrogate pair that came in two events
 //! make one character again. Numbers are never read.
 
+use std::collections::BTreeMap;
+
 use serde_json::value::RawValue;
 
 use crate::openai::scan;
@@ -12,7 +14,9 @@ const MAX_DEPTH: usize = 16;
 /// Fields of one object: looking one up takes time with their number.
 const MAX_FIELDS: usize = 1000;
 /// What a field takes up beside its text, in bytes, roughly.
-pub(super) const FIELD_BYTES: usize = 64;
+const FIELD_BYTES: usize = 64;
+/// The same of a choice, a tool call, an item or its part.
+const PART_BYTES: usize = 256;
 
 /// What merging came to.
 #[derive(Debug, Default)]
@@ -21,6 +25,18 @@ pub(super) struct Tally {
     pub(super) bytes: usize,
     /// Something was no JSON, or did not go together with what was there.
     pub(super) misfit: bool,
+}
+
+/// The part at this index, new when there was none.
+pub(super) fn part<'a, T: Default>(
+    parts: &'a mut BTreeMap<u64, T>,
+    index: u64,
+    tally: &mut Tally,
+) -> &'a mut T {
+    parts.entry(index).or_insert_with(|| {
+        tally.bytes += PART_BYTES;
+        T::default()
+    })
 }
 
 /// Names and values of an object.

@@ -2,13 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use crate::openai::fold::ends_response;
 use crate::openai::fold::fields::{
-    FIELD_BYTES, Fields, Pairs, Tally, Writer, elements, inner, member, members, number, replace,
+    Fields, Pairs, Tally, Writer, elements, inner, member, members, number, part, replace,
     write_list,
 };
-
-/// What an item or a part takes up beside its text, in bytes, roughly.
-const PART_BYTES: usize = 4 * FIELD_BYTES;
 
 /// A response that grows event by event.
 #[derive(Debug, Default)]
@@ -35,9 +33,9 @@ impl Responses {
         let pairs = members(event, tally);
         let kind = inner(member(&pairs, b"type").unwrap_or_default());
         let response = member(&pairs, b"response").filter(|json| json.starts_with(b"{"));
-        if let Some(response) = response.filter(|_| !self.whole || is_last(kind)) {
+        if let Some(response) = response.filter(|_| !self.whole || ends_response(kind)) {
             replace(&mut self.response, response, tally);
-            self.whole = is_last(kind);
+            self.whole = ends_response(kind);
             if self.whole {
                 self.items.clear();
                 tally.bytes = response.len();
@@ -58,11 +56,8 @@ impl Responses {
     }
 
     fn take_part(&mut self, kind: &[u8], index: u64, pairs: &Pairs<'_>, tally: &mut Tally) {
+        let item = part(&mut self.items, index, tally);
         let held = tally.bytes;
-        let item = self.items.entry(index).or_insert_with(|| {
-            tally.bytes += PART_BYTES;
-            Item::default()
-        });
         let mut dropped = 0;
         match (kind, member(pairs, b"item")) {
             (b"response.output_item.added" | b"response.output_item.done", Some(json)) => {
@@ -74,15 +69,13 @@ impl Responses {
         tally.bytes = tally.bytes.saturating_sub(dropped);
     }
 
-    pub(super) fn write(&self, incomplete: Option<&[u8]>, tally: &mut Tally, out: &mut Vec<u8>) {
+    pub(super) fn write(&self, incomplete: Option<&[u8]>, out: &mut Vec<u8>) {
         if self.whole {
             return out.extend_from_slice(&self.response);
         }
         let mut response = Writer::begin(out);
         let mut told = false;
-        let known =
-            if self.response.is_empty() { Vec::new() } else { members(&self.response, tally) };
-        for (name, value) in known {
+        for (name, value) in members(&self.response, &mut Tally::default()) {
             match name {
                 b"output" => {
                     self.write_output(response.name(name));
@@ -115,14 +108,6 @@ impl Responses {
     }
 }
 
-/// Whether an event of this type holds the whole response.
-fn is_last(kind: &[u8]) -> bool {
-    matches!(
-        kind,
-        b"response.completed" | b"response.incomplete" | b"response.failed" | b"response.cancelled"
-    )
-}
-
 type Parts = BTreeMap<u64, Fields>;
 
 #[derive(Debug, Default)]
@@ -138,7 +123,6 @@ struct Item {
 
 impl Item {
     fn of(json: &[u8], tally: &mut Tally) -> Self {
-        tally.bytes += PART_BYTES;
         let mut item = Self::default();
         for (name, value) in members(json, tally) {
             match name {
@@ -189,9 +173,9 @@ impl Item {
 
     /// A part begins or ends; either way the event holds all of it.
     fn open(&mut self, place: Place, pairs: &Pairs<'_>, tally: &mut Tally) {
-        let Some(part) = member(pairs, b"part") else { return };
+        let Some(opened) = member(pairs, b"part") else { return };
         let fields = self.place(place, pairs, tally);
-        for (name, value) in members(part, tally) {
+        for (name, value) in members(opened, tally) {
             fields.set(name, value, tally);
         }
     }
@@ -203,10 +187,7 @@ impl Item {
             Place::Summary => (&mut self.summary, &b"summary_index"[..]),
         };
         let index = member(pairs, index).and_then(number).unwrap_or(0);
-        parts.get_or_insert_default().entry(index).or_insert_with(|| {
-            tally.bytes += PART_BYTES;
-            Fields::default()
-        })
+        part(parts.get_or_insert_default(), index, tally)
     }
 
     fn write(&self, out: &mut Vec<u8>) {
@@ -225,9 +206,8 @@ impl Item {
 /// The parts of a list, by their places.
 fn parts(list: &[u8], tally: &mut Tally) -> Parts {
     let mut parts = Parts::new();
-    for (index, part) in (0..).zip(elements(list, tally)) {
-        tally.bytes += PART_BYTES;
-        parts.entry(index).or_default().merge_object(part, tally);
+    for (index, json) in (0..).zip(elements(list, tally)) {
+        part(&mut parts, index, tally).merge_object(json, tally);
     }
     parts
 }

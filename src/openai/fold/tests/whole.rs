@@ -212,11 +212,18 @@ async fn a_simulated_stream_folds_to_the_simulated_answer() {
                 "model": "gpt-4o", "messages": messages, "tools": tools, "tool_choice": "required", "n": 2,
             }),
         ),
-        ("responses", json!({"model": "gpt-5", "input": "Hello"})),
+        ("responses", json!({"model": "gpt-5", "input": "Hello", "max_output_tokens": 80})),
+        (
+            "responses",
+            json!({
+                "model": "gpt-4o", "input": "Hello", "tool_choice": "required",
+                "tools": [{"type": "function", "name": "weather", "parameters": tools[0]["function"]["parameters"]}],
+            }),
+        ),
     ];
     for (path, request) in requests {
         let (mut whole, stream) = simulated(path, request).await;
-        for choice in whole["choices"].as_array_mut().into_iter().flatten() {
+        for choice in whole.get_mut("choices").and_then(Value::as_array_mut).into_iter().flatten() {
             // Whole answers alone have this one.
             choice
                 .pointer_mut("/message")
@@ -224,8 +231,13 @@ async fn a_simulated_stream_folds_to_the_simulated_answer() {
         }
         let endpoint = Endpoint::of(&http::Method::POST, &format!("/v1/{path}"));
         for sizes in [[1], [100], [100_000]] {
-            let folded = folded(endpoint, true, &stream, &sizes);
-            assert_eq!(timeless(folded), timeless(whole.clone()), "{path}");
+            let answer = folded(endpoint, true, &stream, &sizes);
+            assert_eq!(timeless(answer), timeless(whole.clone()), "{path}");
+        }
+        if let Some((told, _last)) = stream.split_once("event: response.completed") {
+            let cut = folded(endpoint, true, told, &[1000]);
+            assert_eq!(cut["output"], whole["output"]);
+            assert_eq!(cut["weir_incomplete"], "the stream ended early");
         }
     }
 }
