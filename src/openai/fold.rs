@@ -51,6 +51,10 @@ impl Fold {
 
     /// Takes the data of one event (JSON text, not `[DONE]`).
     pub fn event(&mut self, data: &[u8]) {
+        // A sign of life.
+        if data.trim_ascii().is_empty() {
+            return;
+        }
         self.came = true;
         match &mut self.shape {
             Some(Shape::Chunks(chunks)) => chunks.take(data, &mut self.tally),

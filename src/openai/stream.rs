@@ -112,9 +112,9 @@ impl StreamTap {
         }
     }
 
-    /// The events that came so far as the answer without streaming, and ends the folding. None when
-    /// it was not asked for, the endpoint has no such answer, nothing came, or it would take over
-    /// [`MAX_FOLDED_BYTES`](crate::openai::fold::MAX_FOLDED_BYTES).
+    /// The events as the answer without streaming, to be taken once, at the end. None without
+    /// [`Self::folding`], for an endpoint that has no such answer, when nothing came, or when it
+    /// would take over [`MAX_FOLDED_BYTES`](crate::openai::fold::MAX_FOLDED_BYTES).
     pub fn take_folded(&mut self) -> Option<Vec<u8>> {
         let mut fold = self.observer.fold.take()?;
         if self.observer.seen.done {

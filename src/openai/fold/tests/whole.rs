@@ -243,6 +243,27 @@ async fn a_simulated_stream_folds_to_the_simulated_answer() {
 }
 
 #[test]
+fn odd_but_valid_streams_fold_and_garbage_is_told() {
+    let stream = include_str!("../../../../tests/fixtures/streams/comments_multiline.sse");
+    let answer = folded(Endpoint::ChatCompletions, true, stream, &[7]);
+    let wanted = json!({
+        "id": "x", "object": "chat.completion", "model": "m-1", "usage": {"total_tokens": 3},
+        "choices": [{
+            "index": 0, "message": {"role": "assistant", "content": "split lines"},
+            "finish_reason": "stop",
+        }],
+    });
+    assert_eq!(answer, wanted);
+    let stream =
+        "data: {\"model\":\"g\",\"choices\":[]}}\n\ndata: {\"id\":\"i\"}\n\ndata: [DONE]\n\n";
+    let answer = folded(Endpoint::Completions, true, stream, &[9]);
+    let why = "an event could not be read";
+    let wanted =
+        json!({"object": "text_completion", "id": "i", "choices": [], "weir_incomplete": why});
+    assert_eq!(answer, wanted);
+}
+
+#[test]
 fn an_event_too_long_to_be_looked_at_is_told() {
     let chunk = |text: &str| {
         format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"{text}\"}}}}]}}\n\n")
