@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use criterion::BatchSize;
 use criterion::BenchmarkId;
 use criterion::Criterion;
 use criterion::Throughput;
@@ -99,6 +100,14 @@ fn answers(c: &mut Criterion) {
     let mut tap = StreamTap::new(Endpoint::ChatCompletions, true);
     c.bench_function("answer/event", |b| {
         b.iter(|| tap.push(event.clone(), &mut |piece| drop(black_box(piece))));
+    });
+    // A hundred, as an answer that grows: it is given up at its bound, and costs nothing then.
+    let tap = || StreamTap::new(Endpoint::ChatCompletions, true).folding();
+    c.bench_function("answer/100 events, folded", |b| {
+        let push = |tap: &mut StreamTap| {
+            (0..100).for_each(|_| tap.push(event.clone(), &mut |piece| drop(black_box(piece))));
+        };
+        b.iter_batched_ref(tap, push, BatchSize::SmallInput);
     });
 }
 

@@ -3,6 +3,7 @@
 pub mod endpoint;
 pub mod error;
 mod events;
+pub mod fold;
 #[cfg(test)]
 mod fuzzed;
 mod keys;

@@ -7,6 +7,8 @@ use serde::Deserialize;
 
 use crate::openai::endpoint::Endpoint;
 use crate::openai::events::{Event, EventSplitter, Verdict};
+use crate::openai::fold::Fold;
+use crate::openai::fold::ends_response;
 use crate::openai::keys::{Keys, Value};
 use crate::openai::request::{field, string};
 use crate::openai::response::web_searches;
@@ -46,6 +48,7 @@ pub struct StreamSeen {
 pub struct StreamTap {
     splitter: EventSplitter,
     observer: Observer,
+    endpoint: Endpoint,
 }
 
 impl StreamTap {
@@ -67,8 +70,16 @@ impl StreamTap {
                 started: false,
                 seen: StreamSeen::default(),
                 text: Vec::new(),
+                fold: None,
             },
+            endpoint,
         }
+    }
+
+    /// Has the events folded into one answer, see [`Self::take_folded`].
+    pub fn folding(mut self) -> Self {
+        self.observer.fold = Fold::new(self.endpoint).map(Box::new);
+        self
     }
 
     /// Takes a chunk of any size and hands on what is whole, at once and in order.
@@ -94,6 +105,27 @@ impl StreamTap {
     /// calls as they came, mixed), at most [`MAX_SEEN_TEXT_BYTES`] of it. Decoded at each call.
     pub fn seen_text(&self) -> String {
         unescape_text(&self.observer.text).into_owned()
+    }
+
+    /// Folds in an error event that the gateway writes itself; its data.
+    pub fn fold_error(&mut self, data: &[u8]) {
+        if let Some(fold) = &mut self.observer.fold {
+            fold.error(data);
+        }
+    }
+
+    /// The events as the answer without streaming, to be taken once, at the end. None without
+    /// [`Self::folding`], for an endpoint that has no such answer, when nothing came, or when it
+    /// would take over [`MAX_FOLDED_BYTES`](crate::openai::fold::MAX_FOLDED_BYTES).
+    pub fn take_folded(&mut self) -> Option<Vec<u8>> {
+        let mut fold = self.observer.fold.take()?;
+        if self.observer.seen.done {
+            fold.done();
+        }
+        if self.splitter.lost() > 0 {
+            fold.lose();
+        }
+        fold.finish()
     }
 
     /// Events longer than 1 MiB, which passed without being looked at.
@@ -124,6 +156,7 @@ struct Observer {
     seen: StreamSeen,
     /// Pieces of text as they were escaped, decoded only when somebody asks: nearly nobody does.
     text: Vec<u8>,
+    fold: Option<Box<Fold>>,
 }
 
 impl Observer {
@@ -137,6 +170,12 @@ impl Observer {
         }
         self.seen.events += 1;
         self.seen.error |= event.name == b"error";
+        if let Some(fold) = &mut self.fold {
+            match event.name {
+                b"error" => fold.error(&event.data),
+                _ => fold.event(&event.data),
+            }
+        }
         if self.shape == Shape::Responses {
             self.see_response(&event.data);
             return Verdict::Keep;
@@ -201,13 +240,7 @@ impl Observer {
         if let Some(text) = delta.filter(|_| !audio) {
             self.keep_text(text);
         }
-        let last = matches!(
-            kind,
-            b"response.completed"
-                | b"response.incomplete"
-                | b"response.failed"
-                | b"response.cancelled"
-        );
+        let last = ends_response(kind);
         error |= kind == b"error";
         if last || error || (nested && self.seen.model.is_none()) {
             self.read_response(data, last, error || kind == b"response.failed");
