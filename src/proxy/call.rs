@@ -285,6 +285,16 @@ impl Call {
         self.recorder.is_some() && self.capture.mode == CaptureMode::Full
     }
 
+    /// Gives up on what was said: the answer is too large, or cannot be read. Its record goes on.
+    pub(super) fn lose_bodies(&mut self) {
+        if self.keeps_bodies() {
+            self.capture = self.capture.at_most(CaptureMode::Metadata);
+            if let Some(recorder) = &self.recorder {
+                recorder.lost_bodies();
+            }
+        }
+    }
+
     /// Whether the record has to be on disk before the answer's last byte leaves.
     pub(super) fn is_durable(&self) -> bool {
         self.recorder.is_some() && self.capture.durable && self.capture.mode != CaptureMode::Off

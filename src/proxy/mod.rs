@@ -227,7 +227,7 @@ impl Gateway {
         call.answered_by(tried.target, &self.live);
         let answer = tried.answer?;
         let strip_usage = asks_usage && !view.client_wants_usage();
-        let observer = Observer::of(call.endpoint, &answer, strip_usage);
+        let observer = Observer::of(call, &answer, strip_usage);
         Ok((answer, observer))
     }
 }

@@ -42,6 +42,8 @@ use super::head;
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 /// Of a pass-through answer, what is kept to look for its usage.
 const COPIED: usize = 1 << 20;
+/// Of an answer that is captured, the most that is kept.
+const KEPT: usize = 32 << 20;
 /// How long an answer's silence may last where no upstream says so.
 const IDLE: Duration = Duration::from_secs(120);
 
@@ -73,14 +75,16 @@ pub(super) enum Observer {
 
 impl Observer {
     /// The observer of an answer of an endpoint that is understood.
-    pub(super) fn of(endpoint: Endpoint, answer: &Answer, strip_usage: bool) -> Self {
+    pub(super) fn of(call: &mut Call, answer: &Answer, strip_usage: bool) -> Self {
         let headers = &answer.head.headers;
         if is_event_stream(headers) {
             // A stream that is compressed although plain text was asked for passes unread.
-            return match headers.contains_key(header::CONTENT_ENCODING) {
-                true => Self::Blind,
-                false => Self::Events(Box::new(StreamTap::new(endpoint, strip_usage))),
-            };
+            if headers.contains_key(header::CONTENT_ENCODING) {
+                call.lose_bodies();
+                return Self::Blind;
+            }
+            let tap = StreamTap::new(call.endpoint, strip_usage);
+            return Self::Events(Box::new(if call.keeps_bodies() { tap.folding() } else { tap }));
         }
         if answer.rest.is_none() { Self::Whole } else { Self::Copy(Vec::new()) }
     }
@@ -187,7 +191,7 @@ fn upstream_error(status: u16) -> &'static str {
 
 /// Reads the facts of a whole answer.
 fn note_whole(call: &mut Call, headers: &HeaderMap, body: &Bytes) {
-    let Some(plain) = decode::plain(headers, body) else { return };
+    let Some(plain) = decode::plain(headers, body) else { return call.lose_bodies() };
     if call.keeps_bodies() {
         call.response = match &plain {
             Cow::Borrowed(_) => body.clone(),
@@ -247,11 +251,13 @@ impl Relay {
                 tap.push(chunk, &mut |piece| pending.push_back(piece));
             }
             Observer::Copy(copy) => {
-                if copy.len() + chunk.len() <= COPIED {
+                let most = if self.call.keeps_bodies() { KEPT } else { COPIED };
+                if copy.len() + chunk.len() <= most {
                     copy.extend_from_slice(&chunk);
                 } else {
                     // Too large to read: what was copied is of no use.
                     self.observer = Observer::Blind;
+                    self.call.lose_bodies();
                 }
                 self.pending.push_back(chunk);
             }
@@ -281,17 +287,18 @@ impl Relay {
             self.note();
             return Some(reason.into());
         }
+        let message = format!("The upstream ended the stream early: {reason}.");
+        let error = ApiError::new(502, "api_error", code, message).to_json();
         let mut cut = true;
         if let Observer::Events(tap) = &mut self.observer {
             let pending = &mut self.pending;
             tap.finish(false, &mut |piece| pending.push_back(piece));
+            tap.fold_error(&error);
             cut = tap.mid_event();
         }
         self.note();
         // An empty line ends what may have been the half of an event.
         let start = if cut { "\n\ndata: " } else { "data: " };
-        let message = format!("The upstream ended the stream early: {reason}.");
-        let error = ApiError::new(502, "api_error", code, message).to_json();
         self.pending.push_back([start.as_bytes(), &error[..], b"\n\n"].concat().into());
         None
     }
@@ -299,7 +306,7 @@ impl Relay {
     /// Moves what the observer saw into the record.
     fn note(&mut self) {
         match std::mem::replace(&mut self.observer, Observer::Blind) {
-            Observer::Events(tap) => note_events(&mut self.call, &tap),
+            Observer::Events(mut tap) => note_events(&mut self.call, &mut tap),
             Observer::Copy(copy) => note_whole(&mut self.call, &self.encoding, &copy.into()),
             Observer::Whole | Observer::Blind => {}
         }
@@ -367,7 +374,14 @@ impl Relay {
 }
 
 /// Moves what a tap saw into the record.
-fn note_events(call: &mut Call, tap: &StreamTap) {
+fn note_events(call: &mut Call, tap: &mut StreamTap) {
+    if call.keeps_bodies() {
+        match tap.take_folded() {
+            Some(answer) => call.response = answer.into(),
+            None if tap.seen().events > 0 => call.lose_bodies(),
+            None => {}
+        }
+    }
     let seen = tap.seen();
     call.usage = seen.usage.as_deref().and_then(Usage::from_json).map(|usage| {
         let web_searches = seen.web_searches;

@@ -243,6 +243,50 @@ fn a_client_that_leaves_is_in_the_record() {
     let kept = stored(&gateway, &id);
     assert_eq!((&kept["client_left"], &kept["usage_source"]), (&json!(true), &json!("estimated")));
     assert_eq!(kept["request"]["stream"], true);
+    assert_eq!(kept["response"]["choices"][0]["message"]["content"], "hi");
+    assert_eq!(kept["response"]["weir_incomplete"], "the stream ended early");
+}
+
+#[test]
+fn a_stream_is_kept_as_the_answer_that_it_amounts_to() {
+    let chunk = |delta: Value, end: Value| {
+        let choice = json!({"index": 0, "delta": delta, "finish_reason": end});
+        let chunk = json!({"id": "chatcmpl-7", "object": "chat.completion.chunk", "created": 1,
+            "model": "gpt-4.1-mini", "choices": [choice]});
+        format!("data: {chunk}\n\n")
+    };
+    let usage = json!({"id": "chatcmpl-7", "choices": [],
+        "usage": {"prompt_tokens": 9, "completion_tokens": 3}});
+    let events = [
+        chunk(json!({"role": "assistant", "content": "Hel"}), Value::Null),
+        chunk(json!({"content": "lo"}), Value::Null),
+        chunk(json!({}), json!("stop")),
+        format!("data: {usage}\n\ndata: [DONE]\n\n"),
+    ];
+    let upstream = Upstream::always(Answer::stream(events.concat()));
+    let gateway = Gateway::start(&upstream);
+    let answer = chat(&gateway, &ASKED.replace("\"odd\":1.50e+0", "\"stream\":true"));
+    let kept = stored(&gateway, &id_of(&answer));
+    // Usage is there although the client did not ask for it.
+    let whole = json!({"id": "chatcmpl-7", "object": "chat.completion", "created": 1,
+        "model": "gpt-4.1-mini",
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": "Hello"},
+            "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 9, "completion_tokens": 3}});
+    assert_eq!(kept["response"], whole);
+    assert_eq!((&kept["streamed"], &kept["response_id"]), (&json!(true), &json!("chatcmpl-7")));
+    assert_eq!(kept["usage_source"], "reported");
+}
+
+#[test]
+fn what_cannot_be_read_is_left_out_and_counted() {
+    // An answer in a coding that nobody here reads.
+    let coded = Answer::whole(200, "content-type: application/json\r\ncontent-encoding: br\r\n", "x");
+    let upstream = Upstream::always(coded);
+    let gateway = Gateway::start(&upstream);
+    let kept = stored(&gateway, &id_of(&chat(&gateway, ASKED)));
+    assert_eq!((&kept["capture"], &kept["request"]), (&json!("metadata"), &Value::Null));
+    assert_eq!(gateway.records("body_dropped"), 1);
 }
 
 #[test]
