@@ -281,7 +281,8 @@ fn a_stream_is_kept_as_the_answer_that_it_amounts_to() {
 #[test]
 fn what_cannot_be_read_is_left_out_and_counted() {
     // An answer in a coding that nobody here reads.
-    let coded = Answer::whole(200, "content-type: application/json\r\ncontent-encoding: br\r\n", "x");
+    let coded =
+        Answer::whole(200, "content-type: application/json\r\ncontent-encoding: br\r\n", "x");
     let upstream = Upstream::always(coded);
     let gateway = Gateway::start(&upstream);
     let kept = stored(&gateway, &id_of(&chat(&gateway, ASKED)));

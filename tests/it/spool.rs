@@ -135,10 +135,47 @@ fn random(seed: u64) -> u64 {
 }
 
 /// `WEIR_CRASH_ROUNDS` sets the number of rounds.
+fn rounds() -> u64 {
+    let rounds = std::env::vars().find(|(name, _)| name == "WEIR_CRASH_ROUNDS");
+    rounds.map_or(20, |(_, rounds)| rounds.parse().unwrap())
+}
+
+#[test]
+fn killed_at_any_moment_every_durable_record_whose_answer_was_seen_is_stored() {
+    let upstream = Upstream::always(Answer::chat());
+    let policy = "capture: [{ durable: true }]";
+    let mut gateway = Gateway::builder(&upstream).policy(policy).start();
+    let mut seen = BTreeSet::new();
+    for round in 0..rounds() {
+        if round > 0 {
+            gateway.start_again();
+        }
+        let clients = Clients::start(&gateway, 4);
+        let moment = random(round) % 150;
+        eventually("some are served", || clients.count() >= 3);
+        std::thread::sleep(Duration::from_millis(moment));
+        gateway.kill();
+        seen.extend(clients.stop());
+    }
+    gateway.start_again();
+    eventually("the spool is empty", || segments(&spool(&gateway)).is_empty());
+    let stored: BTreeSet<String> = ids(&gateway.store()).into_iter().collect();
+    let missing: Vec<_> = seen.difference(&stored).collect();
+    assert!(missing.is_empty(), "answered and not stored: {missing:?}");
+    assert!(seen.len() >= 60, "{}", seen.len());
+    assert_eq!(bodiless(&gateway), 0);
+}
+
+/// Records that say that their bodies are there, and they are not.
+fn bodiless(gateway: &Gateway) -> usize {
+    let sql = "select id from interactions where capture = 'full' \
+               and id not in (select interaction_id from interaction_bodies)";
+    rows(&gateway.store(), sql).unwrap().len()
+}
+
 #[test]
 fn killed_at_any_moment_every_appended_record_is_stored_and_none_twice() {
-    let rounds = std::env::vars().find(|(name, _)| name == "WEIR_CRASH_ROUNDS");
-    let rounds = rounds.map_or(20, |(_, rounds)| rounds.parse().unwrap());
+    let rounds = rounds();
     let upstream = Upstream::always(Answer::chat());
     let mut gateway = Gateway::start(&upstream);
     let mut due = BTreeSet::new();
@@ -173,6 +210,7 @@ fn killed_at_any_moment_every_appended_record_is_stored_and_none_twice() {
     let count = u64::try_from(distinct.len()).unwrap();
     assert!(count >= appended, "{count} stored, {appended} appended at least");
     assert!(appended > rounds);
+    assert_eq!(bodiless(&gateway), 0);
     assert_eq!(gateway.records("corrupt"), 0);
 }
 
