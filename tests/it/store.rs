@@ -384,3 +384,28 @@ fn a_parameter_that_cannot_be_used_is_named_with_the_cure() {
         assert!(error.message.contains(said), "{name}={value}: {error}");
     }
 }
+
+#[test]
+fn on_postgres_nobody_but_the_gateway_reads_what_was_said() {
+    let server = Postgres::start();
+    let store = World::with(Some(server.create("closed")));
+    store.record(&[call()]);
+    assert_eq!(store.rows("select count(*) from interactions"), [["1"]]);
+    // What Supabase's API would run as, even with rights that somebody gave by mistake.
+    store.rows("create role anon nologin");
+    store.rows("grant usage on schema gateway to anon");
+    store.rows("grant select on all tables in schema gateway to anon");
+    let open = "select relname from pg_class where relkind = 'r' and not relrowsecurity \
+                and relnamespace = (select oid from pg_namespace where nspname = 'gateway') \
+                and relname <> 'weir_migrations'";
+    assert_eq!(store.rows(open), Vec::<Vec<String>>::new(), "tables without row-level security");
+    let count = world().block_on(async {
+        use sqlx::Connection as _;
+        use sqlx::Row as _;
+        let mut connection = sqlx::AnyConnection::connect(&store.url).await.unwrap();
+        sqlx::raw_sql("set role anon").execute(&mut connection).await.unwrap();
+        let row = sqlx::query("select count(*) from gateway.interactions");
+        row.fetch_one(&mut connection).await.unwrap().get::<i64, _>(0)
+    });
+    assert_eq!(count, 0);
+}
