@@ -73,15 +73,24 @@ pub(super) fn find(text: &[u8], at: usize, finds: &mut Vec<Find>) {
         None => unquoted_end(text, value_at),
     };
     let value = text.get(value_at..value_end).unwrap_or_default();
-    if let Some(label) = accepted(label, value, quote.is_some()) {
-        finds.push(Find { range: value_at..value_end, label });
+    if accepted(label, value, quote.is_some()) {
+        // A sign behind a password may be its end, or the sentence's.
+        let end = run_end(text, value_end, 2, |byte| matches!(byte, b'!' | b'?'));
+        finds.push(Find { range: value_at..end, label });
     }
 }
 
 /// `value` as a whole, where it belongs to a member called `name` that promises a secret.
 pub(super) fn named(name: &[u8], value: &[u8]) -> Vec<Find> {
-    let label = promised(name).and_then(|label| accepted(label, value, true));
+    let label = promised(name).and_then(|label| {
+        let amazons = label == Label::Secret && is_aws_secret(value) && says_secret(name);
+        if amazons { Some(Label::AwsSecret) } else { accepted(label, value, true).then_some(label) }
+    });
     label.map_or_else(Vec::new, |label| spared(value, Find { range: 0..value.len(), label }))
+}
+
+fn says_secret(name: &[u8]) -> bool {
+    memchr::memmem::find(&name.to_ascii_lowercase(), b"secret").is_some()
 }
 
 fn name_part(byte: u8) -> bool {
@@ -170,19 +179,15 @@ fn starts_pair(text: &[u8], at: usize) -> bool {
     end > at && byte(text, end) == b'='
 }
 
-/// What `value` is, when it is worth its name.
-fn accepted(label: Label, value: &[u8], quoted: bool) -> Option<Label> {
-    if value.len() > MAX_VALUE || value.iter().any(|byte| byte.is_ascii_whitespace()) {
-        return None;
-    }
-    if is_template(value) || (!quoted && is_path(value)) {
-        return None;
+/// Whether `value` is worth its name.
+fn accepted(label: Label, value: &[u8], quoted: bool) -> bool {
+    let text = value.len() > MAX_VALUE || value.iter().any(u8::is_ascii_whitespace);
+    if text || is_template(value) || (!quoted && is_path(value)) {
+        return false;
     }
     match label {
-        Label::Password => is_password(value, quoted).then_some(label),
-        Label::Secret if is_aws_secret(value) => Some(Label::AwsSecret),
-        Label::ApiKey => is_key(value, 12).then_some(label),
-        _ => is_key(value, 12).then_some(label),
+        Label::Password => is_password(value, quoted),
+        _ => is_key(value, 12),
     }
 }
 

@@ -139,15 +139,14 @@ fn card(text: &[u8], groups: &[Group]) -> Option<Find> {
 /// Whether a network issues numbers with these first digits in this length.
 fn is_network(digits: &[u8]) -> bool {
     let head = |len| digits.iter().take(len).fold(0_u32, |sum, digit| sum * 10 + u32::from(*digit));
-    match (head(4), digits.len()) {
-        (4000..=4999, 13 | 16 | 19) => true,
-        (5100..=5599 | 2221..=2720, 16) => true,
-        (3400..=3499 | 3700..=3799, 15) => true,
-        (3000..=3059 | 3095 | 3600..=3699 | 3800..=3999, 14) => true,
-        (6011 | 6440..=6599 | 6200..=6299 | 3528..=3589, 16..=19) => true,
-        (5018 | 5020 | 5038 | 5893 | 6304 | 6759 | 6761..=6763, 13..=19) => true,
-        (2200..=2204, 16) => true,
-        _ => false,
+    match digits.len() {
+        13 if head(1) == 4 => true,
+        14 => matches!(head(4), 3000..=3059 | 3095 | 3600..=3699 | 3800..=3999),
+        15 => matches!(head(2), 34 | 37),
+        16 if matches!(head(4), 2200..=2204 | 2221..=2720 | 4000..=4999 | 5100..=5599) => true,
+        16.. if matches!(head(4), 3528..=3589 | 6011 | 6200..=6299 | 6440..=6599) => true,
+        19 if head(1) == 4 => true,
+        _ => matches!(head(4), 5018 | 5020 | 5038 | 5893 | 6304 | 6759 | 6761..=6763),
     }
 }
 
@@ -192,7 +191,7 @@ fn iban(text: &[u8], at: usize) -> Option<Find> {
     let start = at.checked_sub(2)?;
     let country = text.get(start..at)?.to_ascii_uppercase();
     let free = !word(before(text, start)) && before(text, start) != b'-';
-    if !free || !digit(byte(text, at + 1)) || digit(byte(text, at + 2)) && country.contains(&b' ') {
+    if !free || !country.iter().all(u8::is_ascii_alphabetic) || !digit(byte(text, at + 1)) {
         return None;
     }
     let entry = IBAN_LENGTHS.chunks(4).find(|entry| entry.starts_with(&country))?;

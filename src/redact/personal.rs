@@ -101,7 +101,7 @@ fn ipv6_head(text: &[u8], at: usize) -> Option<Find> {
 /// three digits at the start, and a decimal one.
 fn ipv6(text: &[u8], colon: usize) -> Option<Find> {
     let next = byte(text, colon + 1);
-    if !(next == b':' || hex(next)) || !(hex(before(text, colon)) || next == b':') {
+    if next != b':' && !(hex(next) && hex(before(text, colon))) {
         return None;
     }
     let part = |byte: u8| hex(byte) || byte == b':';

@@ -110,8 +110,11 @@ const PREFIXED: &[Prefixed] = &[
     sure("SK", Label::TwilioKey, hex, 32..=32),
 ];
 
+/// Adds what stands at a literal, whose place is given.
+type Check = fn(&[u8], usize, &mut Vec<Find>);
+
 /// Literals that a secret stands at in another way. Letters are taken in both cases.
-const OTHERS: &[(&str, fn(&[u8], usize, &mut Vec<Find>))] = &[
+const OTHERS: &[(&str, Check)] = &[
     ("eyJ", jwt),
     ("bearer", bearer),
     ("basic", basic),
@@ -241,7 +244,7 @@ fn behind_word(text: &[u8], at: usize, name: &[u8]) -> Option<usize> {
     (!alnum(before(text, at)) && start > end).then_some(start)
 }
 
-/// A PEM block to its end; what is cut short, to the end of the text. A header alone is no secret.
+/// A PEM block to its end; what is cut short, to a quote or the text's end. A header alone is no secret.
 fn private_key(text: &[u8], at: usize, finds: &mut Vec<Find>) {
     let head = tail(text, at + "-----BEGIN".len());
     let Some(name_len) = memmem::find(head.get(..head.len().min(48)).unwrap_or_default(), b"-----")
@@ -255,7 +258,8 @@ fn private_key(text: &[u8], at: usize, finds: &mut Vec<Find>) {
     let from = text.len() - body.len() + 5;
     let end = memmem::find(tail(text, from), b"-----END").map(|found| from + found + 8);
     let closed = end.and_then(|end| Some(end + memmem::find(tail(text, end), b"-----")? + 5));
-    let range = at..closed.unwrap_or(text.len());
+    let cut = || memchr::memchr(b'"', tail(text, from)).map_or(text.len(), |quote| from + quote);
+    let range = at..closed.unwrap_or_else(cut);
     finds.push(Find { range, label: Label::PrivateKey });
 }
 
@@ -263,7 +267,7 @@ fn private_key(text: &[u8], at: usize, finds: &mut Vec<Find>) {
 fn is_pem_body(body: &[u8]) -> bool {
     let skip = |byte: u8| byte.is_ascii_whitespace() || b"\\nr\"'+,`>|*#/-".contains(&byte);
     let start = run_end(body, 0, 64, skip);
-    let material = run_end(body, start, 16, |byte| base64(byte)) - start >= 16;
+    let material = run_end(body, start, 16, base64) - start >= 16;
     material
         || [&b"Proc-Type"[..], b"Comment:", b"Version:"]
             .iter()
