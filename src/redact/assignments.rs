@@ -102,16 +102,22 @@ fn promised(name: &[u8]) -> Option<Label> {
     if name.len() < 3 || name.len() > 2 * MAX_NAME {
         return None;
     }
-    let lower = String::from_utf8_lossy(name).to_ascii_lowercase();
-    let lower = lower.trim_end_matches(|c: char| c.is_ascii_digit());
-    if lower.ends_with("_pass") || lower.ends_with("-pass") {
+    let digits = name.iter().rev().take_while(|byte| digit(**byte)).count();
+    let name = name.get(..name.len() - digits)?;
+    let (rest, last) =
+        name.split_last_chunk().map_or((name, *b"    "), |(rest, last)| (rest, *last));
+    if last.eq_ignore_ascii_case(b"pass") && matches!(rest.last(), Some(b'_' | b'-')) {
         return Some(Label::Password);
     }
-    let bare: String = lower.chars().filter(char::is_ascii_alphanumeric).collect();
-    if NO_SECRETS.iter().any(|end| bare.ends_with(end)) {
-        return None;
-    }
-    NAMES.iter().find(|(end, _)| bare.ends_with(end)).map(|(_, label)| *label)
+    let paged = NO_SECRETS.iter().any(|end| ends_with(name, end));
+    let promise = NAMES.iter().find(|(end, _)| ends_with(name, end));
+    promise.filter(|_| !paged).map(|(_, label)| *label)
+}
+
+/// Whether `name` without its separators and in lower case ends with `end`.
+fn ends_with(name: &[u8], end: &str) -> bool {
+    let mut letters = name.iter().rev().filter(|byte| alnum(**byte));
+    end.bytes().rev().all(|byte| letters.next().is_some_and(|at| at.to_ascii_lowercase() == byte))
 }
 
 /// Where the value of the name at `start..end` starts, and its quote if it has one.

@@ -30,6 +30,7 @@ impl View {
             };
             if view.escapes.is_empty() {
                 view.text.reserve(raw.len());
+                view.escapes.reserve(4 + raw.len() / 32);
             }
             view.text.extend_from_slice(raw.get(copied..at).unwrap_or_default());
             view.text.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());

@@ -24,12 +24,24 @@ pub(super) fn find(kinds: Kinds, body: &[u8]) -> Vec<Find> {
     if kinds.any() { find_in(kinds, body, 0) } else { Vec::new() }
 }
 
+/// The same for a body in which something was just replaced, at the places `changed`, in order:
+/// other strings than these hold nothing.
+pub(super) fn find_again(kinds: Kinds, body: &[u8], changed: &[usize]) -> Vec<Find> {
+    if !is_json(body) {
+        return find(kinds, body);
+    }
+    find_in_strings(kinds, body, 0, |start, end| {
+        let next = changed.partition_point(|place| *place < start);
+        changed.get(next).is_some_and(|place| *place < end)
+    })
+}
+
 fn find_in(kinds: Kinds, text: &[u8], depth: usize) -> Vec<Find> {
     if text.len() < MIN_LEN || is_blob(text) {
         return Vec::new();
     }
     if depth < MAX_DEPTH && is_json(text) {
-        return find_in_strings(kinds, text, depth);
+        return find_in_strings(kinds, text, depth, |_, _| true);
     }
     let mut finds = detected(kinds, text);
     // Text that was cut from JSON, a stream's events, source code with literals.
@@ -41,8 +53,14 @@ fn find_in(kinds: Kinds, text: &[u8], depth: usize) -> Vec<Find> {
     finds
 }
 
-/// All strings of `text`, which is valid JSON. A value is judged by its member's name too.
-fn find_in_strings(kinds: Kinds, text: &[u8], depth: usize) -> Vec<Find> {
+/// The strings of `text`, which is valid JSON, that are `wanted` by where they start and end. A value
+/// is judged by its member's name too.
+fn find_in_strings(
+    kinds: Kinds,
+    text: &[u8],
+    depth: usize,
+    wanted: impl Fn(usize, usize) -> bool,
+) -> Vec<Find> {
     let mut finds = Vec::new();
     let mut name: &[u8] = b"";
     let mut at = 0;
@@ -51,12 +69,14 @@ fn find_in_strings(kinds: Kinds, text: &[u8], depth: usize) -> Vec<Find> {
         let end = string_end(text, start);
         let raw = text.get(start..end).unwrap_or_default();
         at = end + 1;
-        let found = if starts_with_colon(tail(text, at)) {
-            name = raw;
-            find_in_string(kinds, b"", raw, depth)
-        } else {
-            find_in_string(kinds, name, raw, depth)
+        let is_name = starts_with_colon(tail(text, at));
+        let found = match wanted(start, end) {
+            true => find_in_string(kinds, if is_name { b"" } else { name }, raw, depth),
+            false => Vec::new(),
         };
+        if is_name {
+            name = raw;
+        }
         finds.extend(found.into_iter().map(|Find { range, label }| Find {
             range: start + range.start..start + range.end,
             label,
@@ -111,6 +131,10 @@ fn is_blob(text: &[u8]) -> bool {
     let head = text.get(..text.len().min(128)).unwrap_or_default();
     let comma = text.starts_with(b"data:").then(|| memchr::memmem::find(head, b";base64,"));
     let file = comma.flatten().map_or(text, |at| tail(text, at + ";base64,".len()));
-    let part = |byte: &u8| base64(*byte) || matches!(byte, b'\r' | b'\n');
-    file.len() >= BLOB_LEN && file.iter().all(part)
+    // By blocks, which compilers make vectors of: files are most of the bytes of some bodies.
+    let part = |byte: u8| base64(byte) | (byte == b'\r') | (byte == b'\n');
+    let (blocks, rest) = file.as_chunks::<32>();
+    file.len() >= BLOB_LEN
+        && blocks.iter().all(|block| block.iter().fold(true, |all, byte| all & part(*byte)))
+        && rest.iter().all(|byte| part(*byte))
 }

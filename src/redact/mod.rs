@@ -70,35 +70,42 @@ struct Find {
 }
 
 fn redacted(kinds: Kinds, placeholders: &mut Placeholders, body: &[u8]) -> Option<Vec<u8>> {
+    let mut finds = merged(json::find(kinds, body));
     let mut out: Option<Vec<u8>> = None;
     for _ in 0..MAX_PASSES {
-        let current = out.as_deref().unwrap_or(body);
-        let finds = merged(json::find(kinds, current));
         if finds.is_empty() {
             break;
         }
-        out = Some(replaced(current, &finds, placeholders));
+        let current = out.as_deref().unwrap_or(body);
+        let (next, changed) = replaced(current, &finds, placeholders);
+        finds = merged(json::find_again(kinds, &next, &changed));
+        out = Some(next);
     }
     out
 }
 
-/// `body` with a placeholder for each of `finds`, which are in order and do not overlap.
-/// A placeholder needs no escape at any depth, so that JSON stays JSON.
-fn replaced(body: &[u8], finds: &[Find], placeholders: &mut Placeholders) -> Vec<u8> {
+/// `body` with a placeholder for each of `finds`, which are in order and do not overlap; and where
+/// the placeholders stand. They need no escape at any depth, so that JSON stays JSON.
+fn replaced(body: &[u8], finds: &[Find], placeholders: &mut Placeholders) -> (Vec<u8>, Vec<usize>) {
     let mut out = Vec::with_capacity(body.len());
+    let mut places = Vec::with_capacity(finds.len());
     let mut done = 0;
     for find in finds {
         out.extend_from_slice(body.get(done..find.range.start).unwrap_or_default());
+        places.push(out.len());
         let value = body.get(find.range.clone()).unwrap_or_default();
         placeholders.write(find.label, &escapes::resolved(value), &mut out);
         done = find.range.end;
     }
     out.extend_from_slice(body.get(done..).unwrap_or_default());
-    out
+    (out, places)
 }
 
 /// Finds in order; those that overlap become one, with the label that says most.
 fn merged(mut finds: Vec<Find>) -> Vec<Find> {
+    if finds.len() < 2 {
+        return finds;
+    }
     finds.sort_unstable_by_key(|find| find.range.start);
     let mut out: Vec<Find> = Vec::with_capacity(finds.len());
     for find in finds {
@@ -121,6 +128,9 @@ fn detected(kinds: Kinds, text: &[u8]) -> Vec<Find> {
     }
     if kinds.pii {
         personal::find(text, &mut finds);
+    }
+    if finds.is_empty() {
+        return finds;
     }
     merged(finds).into_iter().flat_map(|find| placeholders::spared(text, find)).collect()
 }

@@ -91,10 +91,12 @@ fn north_american(text: &[u8], groups: &[Group]) -> Option<usize> {
 }
 
 /// A zero, an area code or the first pair, and 9 to 12 digits in all: `030 1234567`,
-/// `0171/1234567`, `01 23 45 67 89`, `020 7946 0958`; with `00` 11 to 15. The end.
+/// `0171/1234567`, `01 23 45 67 89`, `020 7946 0958`; with `00` 11 to 15. Not the rest of a longer
+/// row of digits. The end.
 fn national(text: &[u8], groups: &[Group]) -> Option<usize> {
     let first = groups.first()?;
-    if byte(text, first.start) != b'0' || groups.len() < 2 {
+    let rest = before(text, first.start) == b' ' && digit(before(text, first.start - 1));
+    if byte(text, first.start) != b'0' || groups.len() < 2 || rest {
         return None;
     }
     let abroad = byte(text, first.start + 1) == b'0';

@@ -40,7 +40,8 @@ struct Prefixed {
     doubted: bool,
 }
 
-const LONG: usize = 4096;
+/// Longer runs of a token's bytes are files.
+const LONG: usize = 1024;
 
 const fn sure(
     prefix: &'static str,
@@ -54,6 +55,11 @@ const fn sure(
 const fn doubted(prefix: &'static str, label: Label, min: usize) -> Prefixed {
     Prefixed { prefix, label, class: dashed, len: min..=LONG, doubted: true }
 }
+
+/// The longest part of a JSON Web Token.
+const MAX_PART: usize = 8192;
+/// The longest private key: RSA's of 16,384 bits takes 12,500 bytes.
+const MAX_PEM: usize = 16 * 1024;
 
 /// Of two with the same start the longer one stands first.
 const PREFIXED: &[Prefixed] = &[
@@ -147,28 +153,35 @@ static ANCHORS: LazyLock<AhoCorasick> = LazyLock::new(|| {
 
 /// Adds the secrets in `text`.
 pub(super) fn find(text: &[u8], finds: &mut Vec<Find>) {
+    // What a form of its own was found for is not looked at again.
+    let mut done = 0;
     for anchor in ANCHORS.find_iter(text) {
         let id = anchor.pattern().as_usize();
+        if anchor.start() < done {
+            continue;
+        }
         if let Some(rule) = PREFIXED.get(id) {
             prefixed(rule, text, anchor.start(), finds);
         } else if let Some((_, check)) = OTHERS.get(id - PREFIXED.len()) {
             check(text, anchor.start(), finds);
         }
+        let last = finds.last().filter(|find| find.label < Label::Jwt);
+        done = last.map_or(done, |find| find.range.end.max(done));
     }
 }
 
 fn prefixed(rule: &Prefixed, text: &[u8], at: usize, finds: &mut Vec<Find>) {
-    if !tail(text, at).starts_with(rule.prefix.as_bytes()) || !may_start(text, at) {
+    let joined = rule.doubted && matches!(before(text, at), b'-' | b'_');
+    if joined || !tail(text, at).starts_with(rule.prefix.as_bytes()) || !may_start(text, at) {
         return;
     }
     let start = at + rule.prefix.len();
-    let end = trimmed_end(text, start, run_end(text, start, LONG + 1, rule.class));
+    let end = trimmed_end(text, start, run_end(text, start, rule.len.end() + 1, rule.class));
     let body = text.get(start..end).unwrap_or_default();
-    let goes_on = word(byte(text, end));
-    if !rule.len.contains(&body.len()) || goes_on || distinct(body) < 4 {
+    if !rule.len.contains(&body.len()) || word(byte(text, end)) || distinct(body) < 4 {
         return;
     }
-    if rule.doubted && (matches!(before(text, at), b'-' | b'_') || !has_random_run(body)) {
+    if rule.doubted && !has_random_run(body) {
         return;
     }
     finds.push(Find { range: at..end, label: rule.label });
@@ -200,17 +213,25 @@ fn upper_digit(byte: u8) -> bool {
     byte.is_ascii_uppercase() || byte.is_ascii_digit()
 }
 
-/// Header, claims and signature; what is cut short counts from two parts that are JSON.
+/// Header, claims and signature (an encrypted one has five parts); what is cut short counts from
+/// two parts that are JSON.
 fn jwt(text: &[u8], at: usize, finds: &mut Vec<Find>) {
-    if !tail(text, at).starts_with(b"eyJ") || alnum(before(text, at)) {
+    if !tail(text, at).starts_with(b"eyJ") || dashed(before(text, at)) {
         return;
     }
-    let end = trimmed_end(text, at, at + tail(text, at).iter().take_while(|b| dotted(**b)).count());
-    let token = text.get(at..end).unwrap_or_default();
-    let parts: Vec<&[u8]> = token.split(|byte| *byte == b'.').collect();
-    let whole = matches!(parts[..], [header, claims, ..] if header.len() >= 10 && claims.len() >= 4
-        && (parts.len() > 2 || claims.starts_with(b"eyJ")));
-    if whole {
+    let header = run_end(text, at, MAX_PART, dashed);
+    let claims = run_end(text, header + 1, MAX_PART, dashed);
+    if header < at + 10 || byte(text, header) != b'.' || claims < header + 5 {
+        return;
+    }
+    let mut end = claims;
+    for _ in 0..3 {
+        if byte(text, end) == b'.' {
+            end = run_end(text, end + 1, MAX_PART, dashed);
+        }
+    }
+    let end = trimmed_end(text, at, end);
+    if end > claims || tail(text, header + 1).starts_with(b"eyJ") {
         finds.push(Find { range: at..end, label: Label::Jwt });
     }
 }
@@ -256,10 +277,12 @@ fn private_key(text: &[u8], at: usize, finds: &mut Vec<Find>) {
         return;
     }
     let from = text.len() - body.len() + 5;
-    let end = memmem::find(tail(text, from), b"-----END").map(|found| from + found + 8);
-    let closed = end.and_then(|end| Some(end + memmem::find(tail(text, end), b"-----")? + 5));
-    let cut = || memchr::memchr(b'"', tail(text, from)).map_or(text.len(), |quote| from + quote);
-    let range = at..closed.unwrap_or_else(cut);
+    let body = tail(text, from);
+    let near = body.get(..body.len().min(MAX_PEM)).unwrap_or_default();
+    let end = memmem::find(near, b"-----END").map(|found| found + 8);
+    let closed = end.and_then(|end| Some(end + memmem::find(tail(near, end), b"-----")? + 5));
+    let cut = || memchr::memchr(b'"', body).unwrap_or(body.len());
+    let range = at..from + closed.unwrap_or_else(cut);
     finds.push(Find { range, label: Label::PrivateKey });
 }
 

@@ -148,7 +148,7 @@ fn recorded_calls_keep_their_structure() {
         lines += 1;
     }
     println!("{lines} lines: {:?}", p.counts().collect::<Vec<_>>());
-    assert!(lines > 1000, "{lines}");
+    assert!(lines >= 500, "{lines}");
 }
 
 /// Not a key of anybody's.
