@@ -97,7 +97,7 @@ fn ipv6_head(text: &[u8], at: usize) -> Option<Find> {
 }
 
 /// Eight groups, or fewer with `::`. Paths of languages look alike, `Face::B12`, so that few groups
-/// must start with one of three or four digits, a decimal one among them.
+/// must start with one of three or four digits, a decimal one among them, and be of one case.
 fn ipv6(text: &[u8], colon: usize) -> Option<Find> {
     let next = byte(text, colon + 1);
     if next != b':' && !(hex(next) && hex(before(text, colon))) {
@@ -113,8 +113,10 @@ fn ipv6(text: &[u8], colon: usize) -> Option<Find> {
     let first = run.split(|byte| *byte == b':').next().unwrap_or_default();
     let numbered = first.len() > 2 && first.iter().any(u8::is_ascii_digit);
     let groups = run.split(|byte| *byte == b':').filter(|group| !group.is_empty()).count();
-    let doubtful = !numbered && groups < 4 && !run.starts_with(b"::ffff:");
-    if doubtful || word(before(text, start)) || word(byte(text, end)) {
+    let mixed = run.iter().any(u8::is_ascii_lowercase) && run.iter().any(u8::is_ascii_uppercase);
+    let doubtful = (!numbered || mixed) && groups < 4 && !run.starts_with(b"::ffff:");
+    let prior = before(text, start);
+    if doubtful || word(prior) || prior == b'-' || word(byte(text, end)) {
         return None;
     }
     let address: Ipv6Addr = std::str::from_utf8(run).ok()?.parse().ok()?;

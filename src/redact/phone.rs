@@ -67,7 +67,9 @@ fn international(text: &[u8], groups: &[Group]) -> Option<usize> {
         dots += usize::from(group.gap == Gap::Dot);
         last = group;
     }
-    let sound = (8..=15).contains(&digits) && dots != 1;
+    let shape = groups.get(1).zip(groups.get(2)).map(|(month, day)| [month, day]);
+    let date = shape.is_some_and(|rest| rest.iter().all(|g| g.len() == 2 && g.gap == Gap::Dash));
+    let sound = (8..=15).contains(&digits) && dots != 1 && !(date && groups.len() == 3);
     (sound && ends_free(text, last.end)).then_some(last.end)
 }
 
@@ -117,14 +119,15 @@ fn abroad_end<'a>(text: &[u8], groups: &'a [Group]) -> Option<&'a Group> {
     (country && (11..=15).contains(&digits)).then_some(last?)
 }
 
-/// Five pairs as in France, or two digits and eight as in the Netherlands, Italy and Australia.
+/// Five pairs as in France, and no more, or two digits and eight as in the Netherlands, Italy and Australia.
 fn paired<'a>(text: &[u8], groups: &'a [Group]) -> Option<&'a Group> {
     for gap in [Gap::Space, Gap::Dot, Gap::Dash] {
         for shape in [&[2, 2, 2, 2, 2][..], &[2, 8], &[2, 4, 4]] {
             if has_shape(groups, shape, gap) && !(gap == Gap::Dot && shape.len() < 5) {
                 let zeros = |group: &&Group| byte(text, group.start) == b'0';
                 let listed = groups.iter().take(shape.len()).filter(zeros).count() > 2;
-                return groups.get(shape.len() - 1).filter(|_| !listed);
+                let goes_on = groups.get(shape.len()).is_some_and(|group| group.len() == 2);
+                return groups.get(shape.len() - 1).filter(|_| !listed && !goes_on);
             }
         }
     }
