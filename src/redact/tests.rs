@@ -238,6 +238,15 @@ fn a_file_in_base64_holds_nothing_and_what_stands_beside_it_is_found() {
     assert!(kept == body("<OPENAI_KEY_1>"), "something else was found");
 }
 
+#[test]
+fn a_long_list_of_numbers_is_no_file() {
+    let list = "4111111111111111\n5555555555554444\n".repeat(20);
+    let kept = "<CARD_1>\n<CARD_2>\n".repeat(20);
+    assert_eq!(redact(&list), kept);
+    let json = |list: &str| serde_json::json!({ "list": list }).to_string();
+    assert_eq!(redact(&json(&list)), json(&kept));
+}
+
 /// JSON of any nesting around `leaf`.
 fn nested(leaf: impl Strategy<Value = Value> + 'static) -> impl Strategy<Value = Value> {
     leaf.prop_recursive(5, 40, 5, |inner| {
