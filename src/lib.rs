@@ -15,8 +15,8 @@
 //! | [`telemetry`] | every metric series, the log | `openai`, `metering` | `prometheus`, `tracing_subscriber` |
 //! | [`upstream`] | the way to a provider: connections, TLS, gates, retry budget | `openai`, `policy`, `telemetry` | `tokio_rustls`, `rustls_native_certs` |
 //! | [`store`] | whatever outlives the process: spool, database, ledger | `openai`, `metering`, `telemetry`, `redact` | `sqlx`, `crc32fast` |
-//! | [`proxy`] | the data plane: the journey of one request | `openai`, `metering`, `policy`, `telemetry`, `upstream`, `store` | |
-//! | [`admin`] | the control plane's routes | `openai`, `policy`, `telemetry`, `store` | `tar`, `utoipa`, `utoipa_axum` |
+//! | [`proxy`] | the data plane: the journey of one request | `openai`, `metering`, `policy`, `redact`, `telemetry`, `upstream`, `store` | |
+//! | [`admin`] | the control plane's routes | `openai`, `policy`, `redact`, `telemetry`, `store` | `tar`, `utoipa`, `utoipa_axum` |
 //! | [`hooks`] | webhooks out | `policy`, `telemetry`, `upstream` | |
 //! | [`simulator`] | the stand-in for OpenAI | `openai` | |
 //! | [`server`] | listeners, sessions, drain | `openai`, `telemetry`, `upstream`, `proxy`, `admin` | `pingora`, `async_trait` |

@@ -7,6 +7,7 @@ use axum::http::HeaderMap;
 use axum::response::IntoResponse as _;
 use axum::response::Response;
 
+use crate::redact::Kinds;
 use crate::store::Verdict;
 
 use super::Parts;
@@ -33,8 +34,9 @@ pub(super) async fn feedback(
     let Some(recorder) = &parts.recorder else { return store_off() };
     let idempotency = headers.get("idempotency-key").map(|key| key.as_bytes());
     match Verdict::parse(&body, "admin", idempotency) {
-        Ok(verdict) => {
-            recorder.judge(&verdict);
+        Ok(mut verdict) => {
+            let pii = parts.policy.current().redacts_pii();
+            recorder.judge(&mut verdict, Kinds { secrets: true, pii });
             Json(verdict.to_json()).into_response()
         }
         Err(error) => bad_parameter(error),

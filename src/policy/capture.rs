@@ -102,6 +102,12 @@ impl Policy {
         self.captures.is_empty().then(Capture::default)
     }
 
+    /// Whether any call's personal data is replaced: then a verdict's is, too, since nobody knows yet
+    /// which call it is about.
+    pub fn redacts_pii(&self) -> bool {
+        self.captures.iter().any(|rule| rule.capture.redact_pii)
+    }
+
     /// What is kept of a call. A condition that has no value does not hold.
     ///
     /// # Errors

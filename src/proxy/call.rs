@@ -30,6 +30,7 @@ use crate::policy::Policy;
 use crate::policy::Route;
 use crate::policy::Rule;
 use crate::policy::Target;
+use crate::redact::Kinds;
 use crate::store::Attempt;
 use crate::store::Charge;
 use crate::store::Interaction;
@@ -469,6 +470,12 @@ impl Record {
         let pair = full.then(|| Pair {
             request: std::mem::take(&mut self.request),
             response: std::mem::take(&mut self.response),
+            redact: Kinds { secrets: self.capture.redact_secrets, pii: self.capture.redact_pii },
+            conversation: self
+                .notes
+                .session
+                .as_ref()
+                .map(|name| format!("{} {name}", self.client.key)),
         });
         let tries = self.tries.iter().map(|(target, outcome)| Attempt {
             upstream: &target.upstream.name,

@@ -10,6 +10,7 @@ use http_body::Body;
 use uuid::Uuid;
 
 use crate::openai::error::ApiError;
+use crate::redact::Kinds;
 use crate::store::Verdict;
 use crate::upstream::BodyError;
 
@@ -61,9 +62,9 @@ where
     let Some(recorder) = &gateway.recorder else { return Err(error::store_off()) };
     let body = body::read(&parts.headers, body, LONGEST).await?;
     let idempotency = parts.headers.get("idempotency-key").map(|key| key.as_bytes());
-    let verdict = Verdict::parse(&body, client.key, idempotency).map_err(|wrong| {
+    let mut verdict = Verdict::parse(&body, client.key, idempotency).map_err(|wrong| {
         ApiError::bad_request("invalid_parameter", wrong.to_string()).param(wrong.name)
     })?;
-    recorder.judge(&verdict);
+    recorder.judge(&mut verdict, Kinds { secrets: true, pii: policy.redacts_pii() });
     Ok(verdict)
 }

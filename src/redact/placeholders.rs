@@ -48,6 +48,16 @@ impl Placeholders {
         names.zip(self.replaced).filter(|(_, replaced)| *replaced > 0)
     }
 
+    /// Begins to count anew; what stands for which value stays.
+    pub fn forget_counts(&mut self) {
+        self.replaced = [0; LABELS.len()];
+    }
+
+    /// Values that are remembered.
+    pub fn remembered(&self) -> usize {
+        self.known.len()
+    }
+
     /// Writes the placeholder of `value` behind `out`.
     pub(super) fn write(&mut self, label: Label, value: &[u8], out: &mut Vec<u8>) {
         self.replaced[label as usize] += 1;

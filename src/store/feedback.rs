@@ -1,5 +1,7 @@
 //! What people think of an answer: a verdict on an interaction, an answer or a session.
 
+use std::borrow::Cow;
+
 use chrono::DateTime;
 use chrono::SecondsFormat;
 use serde::Deserialize;
@@ -7,6 +9,10 @@ use serde::Serialize;
 use serde_json::Value;
 use serde_json::json;
 use uuid::Uuid;
+
+use crate::redact;
+use crate::redact::Kinds;
+use crate::redact::Placeholders;
 
 use super::ledger::BadParameter;
 
@@ -69,6 +75,19 @@ impl Verdict {
 }
 
 impl Verdict {
+    /// Replaces what somebody wrote and must not be kept.
+    pub(super) fn redact(&mut self, kinds: Kinds) {
+        let value = self.value.to_string();
+        // Whoever reads it sees that something was there, not which value it was.
+        let mut placeholders = Placeholders::new(*self.id.as_bytes());
+        let redacted = redact::json(kinds, &mut placeholders, value.as_bytes());
+        if let Cow::Owned(redacted) = redacted
+            && let Ok(value) = serde_json::from_slice(&redacted)
+        {
+            self.value = value;
+        }
+    }
+
     /// The verdict as the API shows it.
     pub fn to_json(&self) -> Value {
         let millis = i64::try_from(self.created_at).unwrap_or(i64::MAX);

@@ -4,6 +4,7 @@
 //! file (`spool`), another moves files into the database (`ship`): a client never waits for
 //! either, and a record is in one of the two from the append on.
 
+mod conversations;
 mod database;
 mod feedback;
 mod folder;

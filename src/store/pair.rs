@@ -6,6 +6,8 @@ use bytes::Bytes;
 use uuid::Uuid;
 use zstd::bulk::Compressor;
 
+use crate::redact::Kinds;
+
 /// How hard to compress. The first level takes a fifth of the third's time for a tenth more bytes.
 const LEVEL: i32 = 1;
 /// Separates a record from its bodies. JSON has no such byte.
@@ -20,6 +22,10 @@ pub struct Pair {
     pub request: Bytes,
     /// The answer's body; of a stream the whole answer that it amounts to.
     pub response: Bytes,
+    /// What is replaced in both before they reach a disk.
+    pub redact: Kinds,
+    /// Names the conversation, where the client does: in it, a value gets the same placeholder.
+    pub conversation: Option<String>,
 }
 
 impl Pair {
@@ -116,6 +122,7 @@ mod tests {
         let pair = Pair {
             request: Bytes::from_static(b"{\"model\":\"gpt-5\"}"),
             response: Bytes::from_static(b"{\"id\":\"chatcmpl-1\"}"),
+            ..Pair::default()
         };
         let mut packer = Packer::new().unwrap();
         let record = [&b"{\"id\":1}"[..], &packer.pack(id, &pair).unwrap()].concat();

@@ -12,6 +12,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use serde_json::json;
 
+use crate::redact::Kinds;
 use crate::telemetry::metrics::Metrics;
 
 use super::database::Database;
@@ -108,8 +109,10 @@ impl Recorder {
         safe
     }
 
-    /// Takes a verdict; it may come before the record that it is about.
-    pub fn judge(&self, verdict: &Verdict) {
+    /// Takes a verdict, without what is to be replaced in it. It may come before the record that it
+    /// is about.
+    pub fn judge(&self, verdict: &mut Verdict, redact: Kinds) {
+        verdict.redact(redact);
         let mut bytes = Vec::new();
         let record = json!({ FEEDBACK: verdict });
         frame::append(&mut bytes, |out| drop(serde_json::to_writer(out, &record)));

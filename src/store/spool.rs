@@ -27,6 +27,7 @@ use uuid::Uuid;
 
 use crate::telemetry::metrics::Metrics;
 
+use super::conversations::Redactor;
 use super::folder::Folder;
 use super::folder::Segment;
 use super::frame;
@@ -265,6 +266,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// The thread that appends. What it could not write it keeps and tries again, and the queue fills.
 pub(super) struct Writer {
     spool: Arc<Spool>,
+    redactor: Redactor,
     packer: Packer,
     batch: Vec<u8>,
     batched: u64,
@@ -290,6 +292,7 @@ impl Writer {
     pub(super) fn new(spool: Arc<Spool>) -> io::Result<Self> {
         Ok(Self {
             spool,
+            redactor: Redactor::new(),
             packer: Packer::new()?,
             batch: Vec::new(),
             batched: 0,
@@ -364,15 +367,20 @@ impl Writer {
 
     /// Adds a record to the batch, with its bodies where the spool has room for them.
     fn add(&mut self, full: Full) {
-        let Full { id, mut record, pair, saved } = full;
+        let Full { id, mut record, mut pair, saved } = full;
+        let replaced = pair.as_mut().and_then(|pair| self.redactor.redact(pair));
         let bodies = pair.and_then(|pair| self.pack(id, &pair));
-        let kept: &[u8] = match bodies {
-            Some(_) => b",\"capture\":\"full\",\"consent\":\"train\"}",
-            None => b",\"capture\":\"metadata\"}",
-        };
         // The object goes on where it ended.
         record.pop();
-        record.extend_from_slice(kept);
+        match &bodies {
+            Some(_) => record.extend_from_slice(b",\"capture\":\"full\",\"consent\":\"train\""),
+            None => record.extend_from_slice(b",\"capture\":\"metadata\""),
+        }
+        if let Some(replaced) = replaced.filter(|_| bodies.is_some()) {
+            record.extend_from_slice(b",\"redaction\":");
+            record.extend_from_slice(replaced.as_bytes());
+        }
+        record.push(b'}');
         record.extend_from_slice(&bodies.unwrap_or_default());
         frame::append(&mut self.batch, |out| out.extend_from_slice(&record));
         self.batched += 1;

@@ -437,3 +437,45 @@ fn the_command_line_shows_what_was_captured() {
         assert!(code == Some(1) && error.contains(part), "{wrong}: {error}");
     }
 }
+
+#[test]
+fn secrets_and_personal_data_are_replaced_before_anything_reaches_a_disk() {
+    let key = concat!("sk-", "proj-", "A1b2C3d4E5f6G7h8I9j0K1l2M3n4");
+    let said = format!("Ask ada@example.com, the key is {key}.");
+    let arguments = json!({ "to": "ada@example.com" }).to_string();
+    let answer = json!({"id": "chatcmpl-1", "choices": [{"index": 0, "finish_reason": "tool_calls",
+        "message": {"role": "assistant", "content": null, "tool_calls": [{"id": "c", "type":
+            "function", "function": {"name": "mail", "arguments": arguments}}]}}]});
+    let upstream = Upstream::always(Answer::json(200, answer.to_string()));
+    let gateway = Gateway::builder(&upstream)
+        .policy(
+            r#"capture:
+  - { when: 'request.model == "both"', redact: [secrets, pii] }
+  - { when: 'request.model == "none"', redact: [] }"#,
+        )
+        // Nothing is shipped: all that is on disk is in the spool.
+        .config("store: postgres://weir@127.0.0.1:1/none")
+        .start();
+    let send = |model: &str| {
+        let body = json!({"model": model, "messages": [{"role": "user", "content": said}]});
+        id_of(&ask(&gateway, "x-weir-session: s\r\n", &body.to_string()))
+    };
+    let sent = ["both", "usual", "none"].map(send);
+    let verdict = json!({"id": sent[0], "name": "note", "value": format!("it knew {key}")});
+    let judged = exchange(&gateway, post_with("/api/feedback", "", verdict.to_string()));
+    assert_eq!(judged.json()["value"], "it knew <OPENAI_KEY_1>");
+    eventually("all are spooled", || gateway.records("appended") == 4);
+    let spooled = crate::spool::spooled_bodies(&gateway);
+    let of = |id: &str| spooled.iter().find(|(it, _)| it == id).unwrap().1.clone();
+    let both = of(&sent[0]);
+    assert!(both.contains("Ask <EMAIL_1>, the key is <OPENAI_KEY_1>."), "{both}");
+    // The same one in what a tool is called with, JSON in JSON.
+    assert!(both.contains(r#"{\"to\":\"<EMAIL_1>\"}"#), "{both}");
+    assert!(both.contains(r#""redaction":{"EMAIL":2,"OPENAI_KEY":1}"#), "{both}");
+    let usual = of(&sent[1]);
+    assert!(usual.contains("Ask ada@example.com, the key is <OPENAI_KEY_1>."), "{usual}");
+    assert!(of(&sent[2]).contains(&said), "{}", of(&sent[2]));
+    // The key of the one that asked for nothing to be replaced, and of no other.
+    let everything: String = spooled.iter().map(|(_, text)| text.as_str()).collect();
+    assert_eq!(everything.matches(key).count(), 1);
+}

@@ -126,6 +126,32 @@ pub(crate) fn all_spooled(gateway: &Gateway) -> Vec<String> {
     segments(&spool(gateway)).iter().flat_map(|path| spooled(path)).collect()
 }
 
+/// What lies on disk of each record: its id, and all its text with the bodies unpacked.
+pub(crate) fn spooled_bodies(gateway: &Gateway) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for segment in segments(&spool(gateway)) {
+        let bytes = std::fs::read(segment).unwrap();
+        for begin in memchr::memmem::find_iter(&bytes, &MARK) {
+            let length = u32::from_le_bytes(bytes[begin + 4..begin + 8].try_into().unwrap());
+            let record = &bytes[begin + 12..begin + 12 + usize::try_from(length).unwrap()];
+            let json = record.split(|&byte| byte == 0).next().unwrap();
+            let mut text = String::from_utf8(json.to_vec()).unwrap();
+            let id = serde_json::from_str::<serde_json::Value>(&text).unwrap();
+            let id = id["id"].as_str().unwrap_or("verdict").to_owned();
+            // Each body begins as every zstd frame does.
+            let frame = [0x28, 0xb5, 0x2f, 0xfd];
+            for body in memchr::memmem::find_iter(record, &frame) {
+                let mut plain = Vec::new();
+                let mut reader = zstd::Decoder::new(&record[body..]).unwrap().single_frame();
+                std::io::Read::read_to_end(&mut reader, &mut plain).unwrap();
+                text.push_str(&String::from_utf8_lossy(&plain));
+            }
+            found.push((id, text));
+        }
+    }
+    found
+}
+
 /// Pseudo-random numbers: the same in every run, for a failure to be found again.
 fn random(seed: u64) -> u64 {
     let mut x = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
