@@ -5,6 +5,7 @@
 //! either, and a record is in one of the two from the append on.
 
 mod database;
+mod erase;
 mod feedback;
 mod folder;
 mod frame;
@@ -17,10 +18,15 @@ mod recorder;
 mod recost;
 mod ship;
 mod spool;
+mod strip;
+mod sweep;
 mod user;
 
 pub use database::Database;
 pub use database::StoreError;
+pub use erase::Erasure;
+pub use erase::Subject;
+pub use erase::erase;
 pub use feedback::Verdict;
 pub use interaction::Attempt;
 pub use interaction::Charge;

@@ -13,16 +13,19 @@ use std::time::Duration;
 use std::time::Instant;
 use std::time::SystemTime;
 
+use serde::Deserialize;
 use serde::de::IgnoredAny;
 use sqlx::AnyConnection;
 use sqlx::AssertSqlSafe;
-use sqlx::Connection as _;
 use sqlx::SqlSafeStr as _;
 use sqlx::SqlStr;
+use uuid::Uuid;
 
 use super::database::Database;
+use super::database::STATEMENT;
 use super::database::StoreError;
 use super::database::is_refusal;
+use super::erase::Work;
 use super::feedback;
 use super::feedback::Verdict;
 use super::folder::Folder;
@@ -33,12 +36,13 @@ use super::pair;
 use super::pair::Bodies;
 use super::spool::Spool;
 use super::spool::lock;
+use super::strip;
+use super::sweep;
+use super::sweep::Sweeper;
 
 /// Most rows, and bytes, of one statement.
 const BATCH_ROWS: usize = 500;
 const BATCH_BYTES: usize = 4 << 20;
-/// Longest wait for one transaction; a server that hangs is left and tried again.
-const STATEMENT: Duration = Duration::from_secs(60);
 /// How often the folders of processes that have died are looked for.
 const ADOPT_EVERY: Duration = Duration::from_secs(5);
 /// Wait after a first failure; doubled after each further one.
@@ -57,6 +61,7 @@ pub(super) struct Shipper {
     /// Adopted ones with files that cannot be read or removed: held, so that nobody tries forever.
     stuck: Vec<Folder>,
     looked: Option<Instant>,
+    sweeper: Sweeper,
     failures: u32,
 }
 
@@ -73,6 +78,7 @@ impl Shipper {
             adopted: VecDeque::new(),
             stuck: Vec::new(),
             looked: None,
+            sweeper: Sweeper::default(),
             failures: 0,
         };
         // Before the first append, so that their bytes count from the start.
@@ -84,10 +90,12 @@ impl Shipper {
     pub(super) async fn run(mut self) {
         loop {
             let finished = self.spool.finished.load(Ordering::Acquire);
-            let wait = match self.ship_next().await {
-                Ok(true) => continue,
-                Ok(false) if finished => break,
-                Ok(false) => ADOPT_EVERY,
+            let shipped = self.ship_next().await;
+            let swept = !finished && shipped.is_ok() && self.sweep().await;
+            let wait = match shipped {
+                Ok(shipped) if shipped || swept => continue,
+                Ok(_) if finished => break,
+                Ok(_) => ADOPT_EVERY,
                 Err(_) if finished => break,
                 Err(error) => self.failed(&error),
             };
@@ -130,6 +138,25 @@ impl Shipper {
             self.stuck.extend(folder.remove_if_empty());
         }
         Ok(true)
+    }
+
+    /// Sweeps for a moment; whether there may be more to do. A sweep that fails holds up no record.
+    async fn sweep(&mut self) -> bool {
+        let Some(connection) = &mut self.connection else { return false };
+        let began = Instant::now();
+        let step = self.sweeper.step(&self.database, connection);
+        match self.database.within(step).await {
+            Ok(swept) => {
+                self.spool.metrics.capture_records("expired", swept.expired);
+                tokio::time::sleep(began.elapsed() * self.leisure()).await;
+                swept.more
+            }
+            Err(error) => {
+                tracing::warn!(%error, "what is kept no longer cannot be erased yet");
+                self.connection = None;
+                false
+            }
+        }
     }
 
     async fn connect(&mut self) -> Result<(), StoreError> {
@@ -245,17 +272,25 @@ impl Shipper {
         let Some(connection) = &mut self.connection else { return Ok(None) };
         let records = array(units.iter().map(|unit| String::from_utf8_lossy(unit.record)));
         let bodies: Vec<_> = units.iter().filter_map(|unit| unit.bodies).collect();
+        let erasures = Work { database: &self.database, now: sweep::now() };
         let work = async {
-            let mut transaction = connection.begin().await?;
+            let mut transaction = self.database.begin(connection).await?;
+            self.database.keep_apart(&mut transaction, false).await?;
+            let newest = erasures.newest(&mut transaction).await?;
             if !bodies.is_empty() {
                 let bodies = array(bodies.into_iter().map(|bodies| bodies.to_json().into()));
                 let statement = sqlx::query(self.insert_bodies.clone()).bind(bodies);
                 statement.execute(&mut *transaction).await?;
             }
-            let statement = sqlx::query(self.insert.clone()).bind(records);
-            let done = statement.execute(&mut *transaction).await?;
+            let statement = sqlx::query(self.insert.clone()).bind(&records);
+            let stored = statement.execute(&mut *transaction).await?.rows_affected();
+            let mut erased = 0;
+            if newest.is_some_and(|newest| units.iter().any(|unit| unit.is_from_before(newest))) {
+                erased = erasures.cover(&mut transaction, &records).await?;
+            }
             transaction.commit().await?;
-            Ok(done.rows_affected())
+            self.spool.metrics.capture_records("erased", erased);
+            Ok(stored)
         };
         let error = match tokio::time::timeout(STATEMENT, work).await {
             Ok(Ok(stored)) => return Ok(Some(stored)),
@@ -281,10 +316,17 @@ impl Shipper {
             .bind(&verdict.target)
             .bind(&verdict.name)
             .bind(without_nul(verdict.value.to_string()))
-            .bind(&verdict.key_name);
-        let work = statement.execute(connection);
+            .bind(&verdict.key_name)
+            .bind(Uuid::try_parse(&verdict.target).ok().map(|id| id.to_string()))
+            .bind(strip::digest_of(&verdict.target));
+        let work = async {
+            let mut transaction = self.database.begin(connection).await?;
+            self.database.keep_apart(&mut transaction, false).await?;
+            statement.execute(&mut *transaction).await?;
+            transaction.commit().await
+        };
         let error = match tokio::time::timeout(STATEMENT, work).await {
-            Ok(Ok(_)) => {
+            Ok(Ok(())) => {
                 self.works();
                 return Ok(());
             }
@@ -374,6 +416,16 @@ impl<'a> Unit<'a> {
     fn of(frame: &'a [u8]) -> Self {
         let (record, bodies) = pair::split(frame);
         Self { record, bodies }
+    }
+
+    /// Whether it was not created after `time`, in milliseconds since 1970.
+    fn is_from_before(&self, time: i64) -> bool {
+        #[derive(Deserialize)]
+        struct Dated {
+            created_at: i64,
+        }
+        // Where it cannot be told, the database looks.
+        serde_json::from_slice::<Dated>(self.record).map_or(true, |dated| dated.created_at <= time)
     }
 }
 
