@@ -92,6 +92,11 @@ pub struct Erasure {
 }
 
 impl Erasure {
+    /// Datasets that lost lines and are archived now, as `name version`.
+    pub fn datasets(&self) -> impl Iterator<Item = String> {
+        self.datasets.iter().map(|dataset| format!("{} {}", dataset.name, dataset.version))
+    }
+
     fn of(tombstone: &Tombstone) -> Self {
         Self {
             object: "interaction.erasure".to_owned(),

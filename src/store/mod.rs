@@ -47,3 +47,4 @@ pub use recorder::Settings;
 pub use recost::Recosted;
 pub use recost::recost;
 pub use user::UserHash;
+pub use user::hash_user;

@@ -47,8 +47,8 @@ impl Doomed {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct Dataset {
     id: String,
-    name: String,
-    version: i64,
+    pub(super) name: String,
+    pub(super) version: i64,
 }
 
 /// What went.
