@@ -1,7 +1,6 @@
 //! `weir interactions erase`: makes the store forget what somebody said.
 
 use std::path::PathBuf;
-use std::time::SystemTime;
 
 use crate::app::AppError;
 use crate::config::Config;
@@ -12,6 +11,8 @@ use crate::store::Subject;
 
 use super::migrate::store as open_store;
 use super::migrate::wait_for;
+use super::spend::now;
+use super::spend::text;
 
 /// Whose words are erased.
 #[derive(Debug, clap::Args)]
@@ -42,8 +43,7 @@ pub(super) fn run(arguments: &Erase, json: bool) -> Result<(), AppError> {
     let subject = subject(&arguments.whose, &config)?;
     let erasure = wait_for(store::erase(&database, &subject, now()))??;
     if json {
-        let text = serde_json::to_string(&erasure);
-        println!("{}", text.map_err(|error| AppError::Other(error.to_string()))?);
+        println!("{}", text(&erasure)?);
     } else {
         println!("{}", told(&erasure));
     }
@@ -78,9 +78,4 @@ fn told(erasure: &Erasure) -> String {
         "erased {erased} calls, {bodies} of them with bodies, and {feedback} verdicts; datasets \
          archived: {datasets}\nwhat comes later from a spool is erased, too; bills stay"
     )
-}
-
-fn now() -> i64 {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
 }

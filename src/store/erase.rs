@@ -171,11 +171,7 @@ pub(super) struct Work<'a> {
 }
 
 impl Work<'_> {
-    async fn bury(
-        self,
-        connection: &mut AnyConnection,
-        tombstone: &Tombstone,
-    ) -> sqlx::Result<()> {
+    async fn bury(self, connection: &mut AnyConnection, tombstone: &Tombstone) -> sqlx::Result<()> {
         let mut transaction = self.database.begin(connection).await?;
         self.database.keep_apart(&mut transaction, true).await?;
         let sql = format!(
@@ -274,10 +270,8 @@ impl Work<'_> {
         connection: &mut AnyConnection,
         tombstone: &Tombstone,
     ) -> sqlx::Result<Erasure> {
-        let sql = format!(
-            "select cast(report as text) from erasures where id = {}",
-            self.database.id(1)
-        );
+        let sql =
+            format!("select cast(report as text) from erasures where id = {}", self.database.id(1));
         let statement = sqlx::query(AssertSqlSafe(sql)).bind(tombstone.id.to_string());
         let report: String = statement.fetch_one(connection).await?.try_get(0)?;
         Ok(serde_json::from_str(&report).unwrap_or_else(|_| Erasure::of(tombstone)))
@@ -311,10 +305,7 @@ impl Work<'_> {
     }
 
     /// The time of the newest tombstone: what is younger, none covers.
-    pub(super) async fn newest(
-        self,
-        connection: &mut AnyConnection,
-    ) -> sqlx::Result<Option<i64>> {
+    pub(super) async fn newest(self, connection: &mut AnyConnection) -> sqlx::Result<Option<i64>> {
         let newest = self.database.millis("max(requested_at)");
         let sql = format!("select {newest} from erasures");
         sqlx::query(AssertSqlSafe(sql)).fetch_one(connection).await?.try_get(0)
@@ -341,9 +332,8 @@ impl Work<'_> {
         connection: &mut AnyConnection,
         batch: &str,
     ) -> sqlx::Result<Vec<Tombstone>> {
-        let is = KINDS.map(|(kind, column)| {
-            format!("e.kind = '{kind}' and e.subject = i.{column}")
-        });
+        let is =
+            KINDS.map(|(kind, column)| format!("e.kind = '{kind}' and e.subject = i.{column}"));
         let sql = format!(
             "select distinct {} from interactions as i cross join erasures as e \
              where i.id in ({}) and i.erased_at is null and i.created_at <= e.requested_at \

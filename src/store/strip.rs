@@ -35,11 +35,7 @@ impl Doomed {
     pub(super) const COLUMNS: &str = "cast(i.id as text), i.response_id, i.session_id";
 
     pub(super) fn read(row: &AnyRow) -> sqlx::Result<Self> {
-        Ok(Self {
-            id: row.try_get(0)?,
-            response_id: row.try_get(1)?,
-            session_id: row.try_get(2)?,
-        })
+        Ok(Self { id: row.try_get(0)?, response_id: row.try_get(1)?, session_id: row.try_get(2)? })
     }
 }
 

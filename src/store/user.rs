@@ -73,11 +73,7 @@ pub(super) fn key_file(spool: &Path) -> PathBuf {
 ///
 /// # Errors
 /// There is no secret to be read.
-pub fn hash_user(
-    user: &str,
-    spool: &Path,
-    secret: Option<&SecretString>,
-) -> io::Result<UserHash> {
+pub fn hash_user(user: &str, spool: &Path, secret: Option<&SecretString>) -> io::Result<UserHash> {
     let hasher = match secret {
         Some(secret) => Hasher::with(secret),
         // A new one would give a hash that nobody has.
