@@ -269,48 +269,73 @@ impl Shipper {
 
     /// One transaction. `None` when the database refuses a row of it.
     async fn insert_all(&mut self, units: &[Unit<'_>]) -> Result<Option<u64>, StoreError> {
-        let Some(connection) = &mut self.connection else { return Ok(None) };
+        // It comes back unless the transaction failed: whatever state it is in then, a new one has
+        // none.
+        let Some(mut connection) = self.connection.take() else { return Ok(None) };
+        let stored = match tokio::time::timeout(STATEMENT, self.bring(&mut connection, units)).await
+        {
+            Ok(Ok(stored)) => Some(stored),
+            Ok(Err(error)) if is_refusal(&error) => {
+                tracing::warn!(store = %self.database, %error, "the store refuses a record");
+                None
+            }
+            Ok(Err(error)) => return Err(self.database.unavailable(&error)),
+            Err(_) => return Err(self.database.gave_up(STATEMENT)),
+        };
+        self.connection = Some(connection);
+        Ok(stored)
+    }
+
+    /// Inserts records and bodies, and strips at once what was erased before it came.
+    async fn bring(&self, connection: &mut AnyConnection, units: &[Unit<'_>]) -> sqlx::Result<u64> {
         let records = array(units.iter().map(|unit| String::from_utf8_lossy(unit.record)));
         let bodies: Vec<_> = units.iter().filter_map(|unit| unit.bodies).collect();
         let erasures = Work { database: &self.database, now: sweep::now() };
-        let work = async {
-            let mut transaction = self.database.begin(connection).await?;
-            self.database.keep_apart(&mut transaction, false).await?;
-            let newest = erasures.newest(&mut transaction).await?;
-            if !bodies.is_empty() {
-                let bodies = array(bodies.into_iter().map(|bodies| bodies.to_json().into()));
-                let statement = sqlx::query(self.insert_bodies.clone()).bind(bodies);
-                statement.execute(&mut *transaction).await?;
-            }
-            let statement = sqlx::query(self.insert.clone()).bind(&records);
-            let stored = statement.execute(&mut *transaction).await?.rows_affected();
-            let mut erased = 0;
-            if newest.is_some_and(|newest| units.iter().any(|unit| unit.is_from_before(newest))) {
-                erased = erasures.cover(&mut transaction, &records).await?;
-            }
-            transaction.commit().await?;
-            self.spool.metrics.capture_records("erased", erased);
-            Ok(stored)
-        };
-        let error = match tokio::time::timeout(STATEMENT, work).await {
-            Ok(Ok(stored)) => return Ok(Some(stored)),
-            Ok(Err(error)) if is_refusal(&error) => {
-                tracing::warn!(store = %self.database, %error, "the store refuses a record");
-                return Ok(None);
-            }
-            Ok(Err(error)) => self.database.unavailable(&error),
-            Err(_) => self.database.gave_up(STATEMENT),
-        };
-        // Whatever state it is in, a new connection has none.
-        self.connection = None;
-        Err(error)
+        let mut transaction = self.database.begin(connection).await?;
+        self.database.keep_apart(&mut transaction, false).await?;
+        let newest = erasures.newest(&mut transaction).await?;
+        if !bodies.is_empty() {
+            let bodies = array(bodies.into_iter().map(|bodies| bodies.to_json().into()));
+            let statement = sqlx::query(self.insert_bodies.clone()).bind(bodies);
+            statement.execute(&mut *transaction).await?;
+        }
+        let statement = sqlx::query(self.insert.clone()).bind(&records);
+        let stored = statement.execute(&mut *transaction).await?.rows_affected();
+        let mut erased = 0;
+        if newest.is_some_and(|newest| units.iter().any(|unit| unit.is_from_before(newest))) {
+            erased = erasures.cover(&mut transaction, &records).await?;
+        }
+        transaction.commit().await?;
+        self.spool.metrics.capture_records("erased", erased);
+        Ok(stored)
     }
 
-    /// Inserts a verdict, unless it only says once more what the last one of its name said.
+    /// Inserts a verdict, unless it only says once more what the last one of its name said, or is
+    /// about what was erased.
     async fn insert_verdict(&mut self, verdict: &Verdict) -> Result<(), StoreError> {
-        let Some(connection) = &mut self.connection else { return Ok(()) };
-        let sql = AssertSqlSafe(self.database.insert_verdict());
-        let statement = sqlx::query(sql)
+        let Some(mut connection) = self.connection.take() else { return Ok(()) };
+        let work = self.bring_verdict(&mut connection, verdict);
+        match tokio::time::timeout(STATEMENT, work).await {
+            Ok(Ok(())) => self.works(),
+            Ok(Err(error)) if is_refusal(&error) => {
+                tracing::error!(%error, "the store refuses a verdict");
+                self.spool.metrics.capture_records("refused", 1);
+            }
+            Ok(Err(error)) => return Err(self.database.unavailable(&error)),
+            Err(_) => return Err(self.database.gave_up(STATEMENT)),
+        }
+        self.connection = Some(connection);
+        Ok(())
+    }
+
+    async fn bring_verdict(
+        &self,
+        connection: &mut AnyConnection,
+        verdict: &Verdict,
+    ) -> sqlx::Result<()> {
+        let mut transaction = self.database.begin(connection).await?;
+        self.database.keep_apart(&mut transaction, false).await?;
+        let statement = sqlx::query(AssertSqlSafe(self.database.insert_verdict()))
             .bind(verdict.id.to_string())
             .bind(i64::try_from(verdict.created_at).unwrap_or(i64::MAX))
             .bind(&verdict.target)
@@ -319,27 +344,8 @@ impl Shipper {
             .bind(&verdict.key_name)
             .bind(Uuid::try_parse(&verdict.target).ok().map(|id| id.to_string()))
             .bind(strip::digest_of(&verdict.target));
-        let work = async {
-            let mut transaction = self.database.begin(connection).await?;
-            self.database.keep_apart(&mut transaction, false).await?;
-            statement.execute(&mut *transaction).await?;
-            transaction.commit().await
-        };
-        let error = match tokio::time::timeout(STATEMENT, work).await {
-            Ok(Ok(())) => {
-                self.works();
-                return Ok(());
-            }
-            Ok(Err(error)) if is_refusal(&error) => {
-                tracing::error!(%error, "the store refuses a verdict");
-                self.spool.metrics.capture_records("refused", 1);
-                return Ok(());
-            }
-            Ok(Err(error)) => self.database.unavailable(&error),
-            Err(_) => self.database.gave_up(STATEMENT),
-        };
-        self.connection = None;
-        Err(error)
+        statement.execute(&mut *transaction).await?;
+        transaction.commit().await
     }
 
     /// Keeps a record that the database does not take, for people to look at.
