@@ -143,6 +143,7 @@ fn what_is_kept_no_longer_goes_and_its_bill_stays() {
             judge(&gateway, target);
         }
         wait_for(store, "feedback", 4);
+        wait_for(store, "interactions", 2);
         let kept = shown(&gateway, &young).json();
         let before = spend(&gateway);
         change_and_sweep(
@@ -220,6 +221,7 @@ fn a_user_s_words_go_with_all_that_was_said_of_them_and_others_stay() {
             judge(&gateway, target);
         }
         wait_for(store, "feedback", 6);
+        wait_for(store, "interactions", 3);
         let (before, others) = (spend(&gateway), shown(&gateway, &bob).json());
         let report = erase(&gateway, "?user=ada");
         for (name, value) in [
