@@ -1,4 +1,4 @@
-//! `GET /api/interactions`: what was captured.
+//! `/api/interactions`: what was captured, to be read and to be erased.
 
 use axum::Json;
 use axum::extract::Path;
@@ -10,6 +10,8 @@ use axum::response::Response;
 use crate::openai::error::ApiError;
 use crate::store::InteractionQuery;
 use crate::store::Interactions;
+use crate::store::Subject;
+use crate::store::erase;
 
 use super::Parts;
 use super::bad_parameter;
@@ -82,6 +84,45 @@ pub(super) async fn interaction(State(parts): State<Parts>, Path(id): Path<Strin
                 "There is no interaction `{id}`. It may be on its way still, or not be kept."
             );
             reply(&ApiError::new(404, "invalid_request_error", "not_found", message))
+        }
+        Err(error) => store_away(&error),
+    }
+}
+
+/// Erases what was said by a user, by a key or in a session until now: bodies, whose they were,
+/// verdicts, lines of datasets. What it cost stays. What comes of it later from a spool is erased, too.
+#[utoipa::path(
+    delete,
+    path = "/api/interactions",
+    params(
+        ("user" = Option<String>, Query, description = "The end user as the platform names it; exactly one of these three"),
+        ("key" = Option<String>, Query, description = "The name of a key"),
+        ("session" = Option<String>, Query, description = "A session"),
+    ),
+    responses(
+        (status = 200, description = "What the erasure came to", body = serde_json::Value),
+        (status = 400, description = "Not exactly one of the three"),
+        (status = 404, description = "The store is switched off"),
+        (status = 503, description = "The store is away now. If it went away later, a gateway goes on with the erasure; asked once more, it is done again"),
+    )
+)]
+pub(super) async fn erasure(
+    State(parts): State<Parts>,
+    Query(parameters): Query<Vec<(String, String)>>,
+) -> Response {
+    let (Some(ledger), Some(recorder)) = (&parts.ledger, &parts.recorder) else {
+        return store_off();
+    };
+    let parameters = parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let subject = Subject::parse(parameters, |user| recorder.hash_user(user).to_string());
+    let subject = match subject {
+        Ok(subject) => subject,
+        Err(error) => return bad_parameter(error),
+    };
+    match erase(ledger.database(), &subject, now()).await {
+        Ok(erasure) => {
+            parts.metrics.capture_records("erased", erasure.erased);
+            Json(erasure).into_response()
         }
         Err(error) => store_away(&error),
     }

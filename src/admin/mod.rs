@@ -128,7 +128,7 @@ pub fn router(
         .routes(routes!(metrics_text))
         .routes(routes!(in_force::policies))
         .routes(routes!(spend::spend))
-        .routes(routes!(interactions::interactions))
+        .routes(routes!(interactions::interactions, interactions::erasure))
         .routes(routes!(interactions::interaction))
         .routes(routes!(feedback::feedback))
         .routes(routes!(models::models))
@@ -241,7 +241,7 @@ fn bad_parameter(error: BadParameter) -> Response {
 }
 
 fn store_away(error: &StoreError) -> Response {
-    tracing::warn!(%error, "the store cannot be read");
+    tracing::warn!(%error, "the store cannot be used");
     reply(&ApiError::new(503, "api_error", "store_unavailable", error.to_string()))
 }
 

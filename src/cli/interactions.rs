@@ -14,6 +14,8 @@ use crate::store::InteractionQuery;
 use crate::store::Interactions;
 use crate::store::Ledger;
 
+use super::erase;
+use super::erase::Erase;
 use super::migrate::store as open_store;
 use super::migrate::wait_for;
 use super::policy::print;
@@ -36,6 +38,8 @@ enum Action {
     Tail(Tail),
     /// Shows one interaction with its bodies and what people think of it.
     Show(Show),
+    /// Erases what was said by a user, by a key or in a session until now; the bills stay.
+    Erase(Erase),
 }
 
 #[derive(Debug, clap::Args)]
@@ -68,6 +72,7 @@ pub(super) fn run(arguments: &Shown, json: bool) -> Result<(), AppError> {
     match &arguments.action {
         Action::Tail(tail) => follow(tail, json),
         Action::Show(show) => one(show),
+        Action::Erase(arguments) => erase::run(arguments, json),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod cost;
+mod erase;
 mod interactions;
 mod migrate;
 mod models;

@@ -7,10 +7,13 @@ use std::path::PathBuf;
 use std::sync::Once;
 use std::time::Duration;
 
+use sqlx::Any;
 use sqlx::AnyConnection;
 use sqlx::AnyPool;
 use sqlx::ConnectOptions as _;
+use sqlx::Connection as _;
 use sqlx::Row as _;
+use sqlx::Transaction;
 use sqlx::any::AnyConnectOptions;
 use sqlx::any::AnyPoolOptions;
 use thiserror::Error;
@@ -22,13 +25,18 @@ use super::interaction::Kind;
 const CONNECT: Duration = Duration::from_secs(10);
 /// The same for those who ask what is in it: the pool tries again and again until then.
 const READ: Duration = Duration::from_secs(3);
+/// Longest wait for one transaction; a server that hangs is left and tried again.
+pub(super) const STATEMENT: Duration = Duration::from_secs(60);
 /// Connections that read at the same time.
 const READERS: u32 = 4;
 /// Any number will do, as long as no other program takes it: the migration's lock on Postgres.
 const ADVISORY_LOCK: i64 = 0x0077_6569_7200_0001;
+/// The same for those that bring records, who share it, and those that erase.
+const ERASURE_LOCK: i64 = 0x0077_6569_7200_0002;
 
+/// Erased words must not stay in pages that are free now: `secure_delete` writes zeros there.
 const SQLITE_SESSION: &str = "pragma busy_timeout = 5000; pragma journal_mode = wal; \
-     pragma synchronous = full; pragma foreign_keys = on;";
+     pragma synchronous = full; pragma foreign_keys = on; pragma secure_delete = on;";
 const POSTGRES_SESSION: &str = "set search_path to gateway, public";
 
 /// One step of the schema, in the words of both databases. Steps only ever go forward.
@@ -51,6 +59,12 @@ const MIGRATIONS: &[Migration] = &[
         name: "capture",
         sqlite: include_str!("migrations/sqlite/0002_capture.sql"),
         postgres: include_str!("migrations/postgres/0002_capture.sql"),
+    },
+    Migration {
+        version: 3,
+        name: "datasets",
+        sqlite: include_str!("migrations/sqlite/0003_datasets.sql"),
+        postgres: include_str!("migrations/postgres/0003_datasets.sql"),
     },
 ];
 
@@ -135,6 +149,25 @@ impl Database {
         }
     }
 
+    /// The same where there is a database: one that is made now holds nothing.
+    pub(super) async fn connect_to_existing(&self) -> Result<AnyConnection, StoreError> {
+        match self.file() {
+            Some(file) if !file.exists() => Err(StoreError::NoLedger { store: self.to_string() }),
+            _ => self.connect().await,
+        }
+    }
+
+    /// Waits for a statement or a transaction; a server that hangs is left.
+    pub(super) async fn within<T>(
+        &self,
+        work: impl Future<Output = sqlx::Result<T>>,
+    ) -> Result<T, StoreError> {
+        match tokio::time::timeout(STATEMENT, work).await {
+            Ok(done) => done.map_err(|error| self.unavailable(&error)),
+            Err(_) => Err(self.gave_up(STATEMENT)),
+        }
+    }
+
     /// Brings the schema up to date; returns the names of the steps that were missing. Safe while
     /// others do the same.
     ///
@@ -190,6 +223,36 @@ impl Database {
         }
         sqlx::raw_sql("commit").execute(&mut *connection).await?;
         Ok(applied)
+    }
+
+    /// A transaction that writes from the start: SQLite cannot always turn one that has read into
+    /// one that writes.
+    pub(super) async fn begin<'c>(
+        &self,
+        connection: &'c mut AnyConnection,
+    ) -> sqlx::Result<Transaction<'c, Any>> {
+        match self.engine {
+            Engine::Sqlite => connection.begin_with("begin immediate").await,
+            Engine::Postgres => connection.begin().await,
+        }
+    }
+
+    /// Keeps transactions that bring records, and those that erase, apart until they end: neither
+    /// can miss what the other one does. SQLite has one writer at a time anyway.
+    pub(super) async fn keep_apart(
+        &self,
+        transaction: &mut AnyConnection,
+        erases: bool,
+    ) -> sqlx::Result<()> {
+        if self.engine == Engine::Postgres {
+            let lock = if erases {
+                "select pg_advisory_xact_lock($1)"
+            } else {
+                "select pg_advisory_xact_lock_shared($1)"
+            };
+            sqlx::query(lock).bind(ERASURE_LOCK).execute(transaction).await?;
+        }
+        Ok(())
     }
 
     /// `mode` is SQLite's: whether a file is made where there is none.
@@ -281,18 +344,27 @@ impl Database {
         )
     }
 
-    /// The statement that inserts a verdict: id, time, target, name, value, key.
+    /// The statement that inserts a verdict: id, time, target, name, value, key, the target where it
+    /// is an interaction's id, and its digest. What is said of what was erased is not taken.
     pub(super) fn insert_verdict(&self) -> String {
         let json = |parameter| match self.engine {
             Engine::Sqlite => parameter,
             Engine::Postgres => format!("cast({parameter} as jsonb)"),
         };
         let (id, time, value) = (self.id(1), self.instant(2), json("$5".to_owned()));
+        let interaction = self.id(7);
         format!(
             "insert into feedback (id, created_at, target, name, value, key_name) \
              select {id}, {time}, $3, $4, {value}, $6 where not exists ( \
                select 1 from (select value from feedback where target = $3 and name = $4 \
                  order by created_at desc, id desc limit 1) as last where last.value = {value}) \
+             and not exists ( \
+               select 1 from interactions where id = {interaction} and erased_at is not null) \
+             and not exists ( \
+               select 1 from erased_targets where digest = $8 and requested_at >= {time}) \
+             and not exists ( \
+               select 1 from erasures where requested_at >= {time} and \
+                 (kind = 'session' and subject = $3 or kind = 'key' and subject = $6)) \
              on conflict (id) do nothing"
         )
     }
@@ -353,6 +425,14 @@ impl Database {
         match self.engine {
             Engine::Sqlite => format!("${n}"),
             Engine::Postgres => format!("to_timestamp(cast(${n} as bigint) / 1000.0)"),
+        }
+    }
+
+    /// A point in time in milliseconds since 1970.
+    pub(super) fn millis(&self, time: &str) -> String {
+        match self.engine {
+            Engine::Sqlite => time.to_owned(),
+            Engine::Postgres => format!("cast(extract(epoch from {time}) * 1000 as bigint)"),
         }
     }
 

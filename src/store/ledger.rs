@@ -218,6 +218,11 @@ impl Ledger {
         Ok(Self { pool: database.readers()?, database: database.clone() })
     }
 
+    /// Where it is.
+    pub fn database(&self) -> &Database {
+        &self.database
+    }
+
     /// Sums up.
     ///
     /// # Errors

@@ -6,6 +6,7 @@
 
 mod conversations;
 mod database;
+mod erase;
 mod feedback;
 mod folder;
 mod frame;
@@ -18,10 +19,15 @@ mod recorder;
 mod recost;
 mod ship;
 mod spool;
+mod strip;
+mod sweep;
 mod user;
 
 pub use database::Database;
 pub use database::StoreError;
+pub use erase::Erasure;
+pub use erase::Subject;
+pub use erase::erase;
 pub use feedback::Verdict;
 pub use interaction::Attempt;
 pub use interaction::Charge;
@@ -42,3 +48,4 @@ pub use recorder::Settings;
 pub use recost::Recosted;
 pub use recost::recost;
 pub use user::UserHash;
+pub use user::hash_user;

@@ -27,6 +27,7 @@ use super::spool::Saved;
 use super::spool::Spool;
 use super::spool::Writer;
 use super::spool::lock;
+use super::user;
 use super::user::Hasher;
 use super::user::UserHash;
 
@@ -68,7 +69,7 @@ impl Recorder {
     /// The system has no thread left.
     pub fn start(settings: Settings, metrics: &Arc<Metrics>) -> io::Result<Self> {
         let Settings { database, spool: dir, max_bytes, user_secret } = settings;
-        let key_file = dir.parent().unwrap_or(&dir).join("user.key");
+        let key_file = user::key_file(&dir);
         let hasher = match &user_secret {
             Some(secret) => Hasher::with(secret),
             None => {

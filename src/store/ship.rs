@@ -13,16 +13,19 @@ use std::time::Duration;
 use std::time::Instant;
 use std::time::SystemTime;
 
+use serde::Deserialize;
 use serde::de::IgnoredAny;
 use sqlx::AnyConnection;
 use sqlx::AssertSqlSafe;
-use sqlx::Connection as _;
 use sqlx::SqlSafeStr as _;
 use sqlx::SqlStr;
+use uuid::Uuid;
 
 use super::database::Database;
+use super::database::STATEMENT;
 use super::database::StoreError;
 use super::database::is_refusal;
+use super::erase::Work;
 use super::feedback;
 use super::feedback::Verdict;
 use super::folder::Folder;
@@ -33,12 +36,13 @@ use super::pair;
 use super::pair::Bodies;
 use super::spool::Spool;
 use super::spool::lock;
+use super::strip;
+use super::sweep;
+use super::sweep::Sweeper;
 
 /// Most rows, and bytes, of one statement.
 const BATCH_ROWS: usize = 500;
 const BATCH_BYTES: usize = 4 << 20;
-/// Longest wait for one transaction; a server that hangs is left and tried again.
-const STATEMENT: Duration = Duration::from_secs(60);
 /// How often the folders of processes that have died are looked for.
 const ADOPT_EVERY: Duration = Duration::from_secs(5);
 /// Wait after a first failure; doubled after each further one.
@@ -57,6 +61,7 @@ pub(super) struct Shipper {
     /// Adopted ones with files that cannot be read or removed: held, so that nobody tries forever.
     stuck: Vec<Folder>,
     looked: Option<Instant>,
+    sweeper: Sweeper,
     failures: u32,
 }
 
@@ -73,6 +78,7 @@ impl Shipper {
             adopted: VecDeque::new(),
             stuck: Vec::new(),
             looked: None,
+            sweeper: Sweeper::default(),
             failures: 0,
         };
         // Before the first append, so that their bytes count from the start.
@@ -84,10 +90,12 @@ impl Shipper {
     pub(super) async fn run(mut self) {
         loop {
             let finished = self.spool.finished.load(Ordering::Acquire);
-            let wait = match self.ship_next().await {
-                Ok(true) => continue,
-                Ok(false) if finished => break,
-                Ok(false) => ADOPT_EVERY,
+            let shipped = self.ship_next().await;
+            let swept = !finished && shipped.is_ok() && self.sweep().await;
+            let wait = match shipped {
+                Ok(shipped) if shipped || swept => continue,
+                Ok(_) if finished => break,
+                Ok(_) => ADOPT_EVERY,
                 Err(_) if finished => break,
                 Err(error) => self.failed(&error),
             };
@@ -130,6 +138,25 @@ impl Shipper {
             self.stuck.extend(folder.remove_if_empty());
         }
         Ok(true)
+    }
+
+    /// Sweeps for a moment; whether there may be more to do. A sweep that fails holds up no record.
+    async fn sweep(&mut self) -> bool {
+        let Some(connection) = &mut self.connection else { return false };
+        let began = Instant::now();
+        let step = self.sweeper.step(&self.database, connection);
+        match self.database.within(step).await {
+            Ok(swept) => {
+                self.spool.metrics.capture_records("expired", swept.expired);
+                tokio::time::sleep(began.elapsed() * self.leisure()).await;
+                swept.more
+            }
+            Err(error) => {
+                tracing::warn!(%error, "what is kept no longer cannot be erased yet");
+                self.connection = None;
+                false
+            }
+        }
     }
 
     async fn connect(&mut self) -> Result<(), StoreError> {
@@ -242,62 +269,83 @@ impl Shipper {
 
     /// One transaction. `None` when the database refuses a row of it.
     async fn insert_all(&mut self, units: &[Unit<'_>]) -> Result<Option<u64>, StoreError> {
-        let Some(connection) = &mut self.connection else { return Ok(None) };
-        let records = array(units.iter().map(|unit| String::from_utf8_lossy(unit.record)));
-        let bodies: Vec<_> = units.iter().filter_map(|unit| unit.bodies).collect();
-        let work = async {
-            let mut transaction = connection.begin().await?;
-            if !bodies.is_empty() {
-                let bodies = array(bodies.into_iter().map(|bodies| bodies.to_json().into()));
-                let statement = sqlx::query(self.insert_bodies.clone()).bind(bodies);
-                statement.execute(&mut *transaction).await?;
-            }
-            let statement = sqlx::query(self.insert.clone()).bind(records);
-            let done = statement.execute(&mut *transaction).await?;
-            transaction.commit().await?;
-            Ok(done.rows_affected())
-        };
-        let error = match tokio::time::timeout(STATEMENT, work).await {
-            Ok(Ok(stored)) => return Ok(Some(stored)),
+        // It comes back unless the transaction failed: whatever state it is in then, a new one has
+        // none.
+        let Some(mut connection) = self.connection.take() else { return Ok(None) };
+        let stored = match tokio::time::timeout(STATEMENT, self.bring(&mut connection, units)).await
+        {
+            Ok(Ok(stored)) => Some(stored),
             Ok(Err(error)) if is_refusal(&error) => {
                 tracing::warn!(store = %self.database, %error, "the store refuses a record");
-                return Ok(None);
+                None
             }
-            Ok(Err(error)) => self.database.unavailable(&error),
-            Err(_) => self.database.gave_up(STATEMENT),
+            Ok(Err(error)) => return Err(self.database.unavailable(&error)),
+            Err(_) => return Err(self.database.gave_up(STATEMENT)),
         };
-        // Whatever state it is in, a new connection has none.
-        self.connection = None;
-        Err(error)
+        self.connection = Some(connection);
+        Ok(stored)
     }
 
-    /// Inserts a verdict, unless it only says once more what the last one of its name said.
+    /// Inserts records and bodies, and strips at once what was erased before it came.
+    async fn bring(&self, connection: &mut AnyConnection, units: &[Unit<'_>]) -> sqlx::Result<u64> {
+        let records = array(units.iter().map(|unit| String::from_utf8_lossy(unit.record)));
+        let bodies: Vec<_> = units.iter().filter_map(|unit| unit.bodies).collect();
+        let erasures = Work { database: &self.database, now: sweep::now() };
+        let mut transaction = self.database.begin(connection).await?;
+        self.database.keep_apart(&mut transaction, false).await?;
+        let newest = erasures.newest(&mut transaction).await?;
+        if !bodies.is_empty() {
+            let bodies = array(bodies.into_iter().map(|bodies| bodies.to_json().into()));
+            let statement = sqlx::query(self.insert_bodies.clone()).bind(bodies);
+            statement.execute(&mut *transaction).await?;
+        }
+        let statement = sqlx::query(self.insert.clone()).bind(&records);
+        let stored = statement.execute(&mut *transaction).await?.rows_affected();
+        let mut erased = 0;
+        if newest.is_some_and(|newest| units.iter().any(|unit| unit.is_from_before(newest))) {
+            erased = erasures.cover(&mut transaction, &records).await?;
+        }
+        transaction.commit().await?;
+        self.spool.metrics.capture_records("erased", erased);
+        Ok(stored)
+    }
+
+    /// Inserts a verdict, unless it only says once more what the last one of its name said, or is
+    /// about what was erased.
     async fn insert_verdict(&mut self, verdict: &Verdict) -> Result<(), StoreError> {
-        let Some(connection) = &mut self.connection else { return Ok(()) };
-        let sql = AssertSqlSafe(self.database.insert_verdict());
-        let statement = sqlx::query(sql)
+        let Some(mut connection) = self.connection.take() else { return Ok(()) };
+        let work = self.bring_verdict(&mut connection, verdict);
+        match tokio::time::timeout(STATEMENT, work).await {
+            Ok(Ok(())) => self.works(),
+            Ok(Err(error)) if is_refusal(&error) => {
+                tracing::error!(%error, "the store refuses a verdict");
+                self.spool.metrics.capture_records("refused", 1);
+            }
+            Ok(Err(error)) => return Err(self.database.unavailable(&error)),
+            Err(_) => return Err(self.database.gave_up(STATEMENT)),
+        }
+        self.connection = Some(connection);
+        Ok(())
+    }
+
+    async fn bring_verdict(
+        &self,
+        connection: &mut AnyConnection,
+        verdict: &Verdict,
+    ) -> sqlx::Result<()> {
+        let mut transaction = self.database.begin(connection).await?;
+        self.database.keep_apart(&mut transaction, false).await?;
+        let statement = sqlx::query(AssertSqlSafe(self.database.insert_verdict()))
             .bind(verdict.id.to_string())
             .bind(i64::try_from(verdict.created_at).unwrap_or(i64::MAX))
             .bind(&verdict.target)
             .bind(&verdict.name)
             .bind(without_nul(verdict.value.to_string()))
-            .bind(&verdict.key_name);
-        let work = statement.execute(connection);
-        let error = match tokio::time::timeout(STATEMENT, work).await {
-            Ok(Ok(_)) => {
-                self.works();
-                return Ok(());
-            }
-            Ok(Err(error)) if is_refusal(&error) => {
-                tracing::error!(%error, "the store refuses a verdict");
-                self.spool.metrics.capture_records("refused", 1);
-                return Ok(());
-            }
-            Ok(Err(error)) => self.database.unavailable(&error),
-            Err(_) => self.database.gave_up(STATEMENT),
-        };
-        self.connection = None;
-        Err(error)
+            .bind(&verdict.key_name)
+            .bind(Uuid::try_parse(&verdict.target).ok().map(|id| id.to_string()))
+            .bind(strip::digest_of(&verdict.target));
+        statement.execute(&mut *transaction).await?;
+        transaction.commit().await
     }
 
     /// Keeps a record that the database does not take, for people to look at.
@@ -374,6 +422,16 @@ impl<'a> Unit<'a> {
     fn of(frame: &'a [u8]) -> Self {
         let (record, bodies) = pair::split(frame);
         Self { record, bodies }
+    }
+
+    /// Whether it was not created after `time`, in milliseconds since 1970.
+    fn is_from_before(&self, time: i64) -> bool {
+        #[derive(Deserialize)]
+        struct Dated {
+            created_at: i64,
+        }
+        // Where it cannot be told, the database looks.
+        serde_json::from_slice::<Dated>(self.record).map_or(true, |dated| dated.created_at <= time)
     }
 }
 

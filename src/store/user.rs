@@ -6,6 +6,7 @@ use std::io;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+use std::path::PathBuf;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -63,12 +64,36 @@ impl Hasher {
     }
 }
 
+/// Where the secret lies when it is in no setting: beside the spool.
+pub(super) fn key_file(spool: &Path) -> PathBuf {
+    spool.parent().unwrap_or(spool).join("user.key")
+}
+
+/// An end user's name as gateways with this spool, or with this secret, keep it.
+///
+/// # Errors
+/// There is no secret to be read.
+pub fn hash_user(user: &str, spool: &Path, secret: Option<&SecretString>) -> io::Result<UserHash> {
+    let hasher = match secret {
+        Some(secret) => Hasher::with(secret),
+        // A new one would give a hash that nobody has.
+        None => Hasher::of_bytes(&read(&key_file(spool))?),
+    };
+    Ok(hasher.hash(user))
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let secret = std::fs::read(path)?;
+    if secret.len() < 32 {
+        return Err(io::Error::other("it holds fewer than 32 bytes"));
+    }
+    Ok(secret)
+}
+
 fn read_or_make(path: &Path) -> io::Result<Vec<u8>> {
-    match std::fs::read(path) {
-        Ok(secret) if secret.len() >= 32 => return Ok(secret),
-        Ok(_) => return Err(io::Error::other("it holds fewer than 32 bytes")),
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Err(_) => {}
+    match read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        read => return read,
     }
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;

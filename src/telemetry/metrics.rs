@@ -54,8 +54,9 @@ const COST: &[&str] = &[
 
 /// What becomes of a record: it is appended to the spool, then stored, or there already. It is lost
 /// when dropped for want of room, torn by a kill, corrupt, or in a file that cannot be read; what
-/// the store refuses is set aside.
-pub const CAPTURE_OUTCOMES: [&str; 9] = [
+/// the store refuses is set aside. In the store it is stripped to its bill once it has expired, or
+/// was erased.
+pub const CAPTURE_OUTCOMES: [&str; 11] = [
     "appended",
     "stored",
     "duplicate",
@@ -65,6 +66,8 @@ pub const CAPTURE_OUTCOMES: [&str; 9] = [
     "corrupt",
     "unreadable",
     "refused",
+    "expired",
+    "erased",
 ];
 
 /// Errors of estimates, as shares of what was reported.

@@ -90,7 +90,7 @@ fn spool(gateway: &Gateway) -> PathBuf {
 }
 
 /// The segments below a folder.
-fn segments(folder: &Path) -> Vec<PathBuf> {
+pub(crate) fn segments(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
     let paths = entries.map(|entry| entry.unwrap().path());
     let mut found: Vec<_> = paths
