@@ -14,6 +14,7 @@ mod http2;
 mod ledger;
 mod map;
 mod models;
+mod objects;
 mod passthrough;
 mod policies;
 mod pressure;
