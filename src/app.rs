@@ -107,7 +107,7 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
     let upstreams = Arc::new(Upstreams::new(&policy)?);
     let policy = Arc::new(PolicyHandle::new(policy));
     let live = Arc::new(LiveStats::default());
-    let database = config.database()?;
+    let database = config.open_store(&environment)?;
     let recorder = start_recorder(&config, &environment, database.as_ref(), &metrics)?;
     let gateway = Gateway::new(
         Arc::clone(&policy),

@@ -14,7 +14,9 @@ use crate::policy::Settings as PolicySettings;
 use crate::policy::expand;
 use crate::policy::units::Seconds;
 use crate::policy::units::Size;
+use crate::store::Credentials;
 use crate::store::Database;
+use crate::store::Objects;
 
 /// The settings of one process.
 #[derive(Clone, Debug, Deserialize)]
@@ -30,7 +32,7 @@ pub struct Config {
     pub store: String,
     /// Vector index.
     pub vectors: String,
-    /// Object store.
+    /// Object store: a folder or a bucket.
     pub objects: String,
     /// Counters shared between gateways.
     pub redis: Option<String>,
@@ -252,9 +254,24 @@ impl Environment {
         self.secret("WEIR_USER_SECRET")
     }
 
+    /// The credentials of the object store; only a bucket needs them.
+    pub fn object_credentials(&self) -> Credentials {
+        Credentials {
+            key_id: self.text("AWS_ACCESS_KEY_ID"),
+            secret: self.secret("AWS_SECRET_ACCESS_KEY"),
+            session_token: self.secret("AWS_SESSION_TOKEN"),
+            region: self.text("AWS_REGION"),
+        }
+    }
+
     fn secret(&self, name: &str) -> Option<SecretString> {
-        let secret = self.0.get(name)?.trim();
-        (!secret.is_empty()).then(|| secret.to_owned().into())
+        self.text(name).map(SecretString::from)
+    }
+
+    /// A variable's value without blanks around it; an empty one is none.
+    fn text(&self, name: &str) -> Option<String> {
+        let text = self.0.get(name)?.trim();
+        (!text.is_empty()).then(|| text.to_owned())
     }
 }
 
@@ -283,6 +300,24 @@ impl Config {
     /// A setting that is no URL of a database.
     pub fn database(&self) -> Result<Option<Database>, ConfigError> {
         Database::parse(&self.store).map_err(|message| ConfigError(format!("`store`: {message}")))
+    }
+
+    /// The database with the object store beside it; `None` when the store is off.
+    ///
+    /// # Errors
+    /// A setting of either that cannot be used.
+    pub fn open_store(&self, environment: &Environment) -> Result<Option<Database>, ConfigError> {
+        let Some(database) = self.database()? else { return Ok(None) };
+        Ok(Some(database.with_objects(self.object_store(environment)?)))
+    }
+
+    /// The object store.
+    ///
+    /// # Errors
+    /// A setting that is neither a folder nor a bucket, or a bucket without credentials.
+    pub fn object_store(&self, environment: &Environment) -> Result<Objects, ConfigError> {
+        Objects::parse(&self.objects, &environment.object_credentials())
+            .map_err(|message| ConfigError(format!("`objects`: {message}")))
     }
 
     fn read(path: &Path) -> Result<Self, ConfigError> {
@@ -387,6 +422,7 @@ impl Config {
             return fail("`spool.dir` must name a folder and `spool.max_bytes` be more than 0");
         }
         self.database()?;
+        self.object_store(environment)?;
         if self.tls.as_ref().is_some_and(|tls| tls.certificate.is_empty() || tls.key.is_empty()) {
             return fail("`tls` needs both `certificate` and `key`");
         }

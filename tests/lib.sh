@@ -53,6 +53,16 @@ need_postgres() {
   have initdb || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || install_packages postgresql
 }
 
+# need_moto: a server that speaks S3, from PyPI; the tests look for it here, then in the PATH.
+need_moto() {
+  local moto=$target/moto
+  "$moto/bin/python" -c 'import moto; assert moto.__version__ == "5.2.1"' 2>/dev/null && return
+  need_venv
+  say "Installing moto, a server that speaks S3, under $moto"
+  python3 -m venv --clear "$moto"
+  "$moto/bin/python" -m pip install --quiet 'moto[s3]==5.2.1' flask==3.1.3 flask-cors==6.0.2
+}
+
 # free_ports N: so many different ports that nothing listens on.
 free_ports() {
   python3 - "$1" <<'PY'

@@ -31,9 +31,10 @@ pub(super) fn run(arguments: &Migrate, json: bool) -> Result<(), AppError> {
 
 /// The settings and the store that they name.
 pub(super) fn store(config: Option<&Path>) -> Result<(Config, Database), AppError> {
-    let config = Config::load(config, &Environment::of_process())?;
+    let environment = Environment::of_process();
+    let config = Config::load(config, &environment)?;
     let off = || AppError::Other("`store` is off: there is no ledger".to_owned());
-    let database = config.database()?.ok_or_else(off)?;
+    let database = config.open_store(&environment)?.ok_or_else(off)?;
     Ok((config, database))
 }
 

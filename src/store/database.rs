@@ -20,6 +20,8 @@ use thiserror::Error;
 
 use super::interaction::COLUMNS;
 use super::interaction::Kind;
+use super::objects::ObjectError;
+use super::objects::Objects;
 
 /// Longest wait for a connection; a server that hangs must not hold anybody longer.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -87,6 +89,13 @@ pub enum StoreError {
     },
 }
 
+impl From<ObjectError> for StoreError {
+    /// Records wait for the object store as they wait for the database.
+    fn from(error: ObjectError) -> Self {
+        Self::Unavailable { store: "of objects".to_owned(), reason: error.to_string() }
+    }
+}
+
 /// Which database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Engine {
@@ -99,6 +108,8 @@ pub(super) enum Engine {
 pub struct Database {
     url: String,
     pub(super) engine: Engine,
+    /// Where the bodies are that are too large for a row; without one they are in their rows.
+    pub(super) objects: Option<Objects>,
 }
 
 impl Database {
@@ -117,9 +128,15 @@ impl Database {
                     .to_owned());
             }
         };
-        let database = Self { url: setting.to_owned(), engine };
+        let database = Self { url: setting.to_owned(), engine, objects: None };
         database.options("rw").map_err(|error| format!("{error}; check the URL"))?;
         Ok(Some(database))
+    }
+
+    /// The same with a place for what is too large for a row.
+    #[must_use]
+    pub fn with_objects(self, objects: Objects) -> Self {
+        Self { objects: Some(objects), ..self }
     }
 
     /// Connections for reading, opened when somebody asks.
@@ -328,7 +345,13 @@ impl Database {
     /// The same for the bodies of records, to be run before: those of a record that is there are
     /// there, too, or have been erased.
     pub(super) fn insert_bodies(&self) -> String {
-        let columns = [("id", Kind::Id), ("request", Kind::Text), ("response", Kind::Text)];
+        let columns = [
+            ("id", Kind::Id),
+            ("request", Kind::Text),
+            ("response", Kind::Text),
+            ("request_object", Kind::Text),
+            ("response_object", Kind::Text),
+        ];
         let id = self.value("id", Kind::Id);
         let blob = |name| match self.engine {
             Engine::Sqlite => format!("unhex({})", self.field(name)),
@@ -336,9 +359,13 @@ impl Database {
         };
         let (request, response, records) =
             (blob("request"), blob("response"), self.records(&columns));
+        let (request_object, response_object) =
+            (self.field("request_object"), self.field("response_object"));
         format!(
-            "insert into interaction_bodies (interaction_id, request, response) \
-             select {id}, {request}, {response} from {records} \
+            "insert into interaction_bodies \
+               (interaction_id, request, response, request_object, response_object) \
+             select {id}, {request}, {response}, {request_object}, {response_object} \
+             from {records} \
              where not exists (select 1 from interactions as i where i.id = {id}) \
              on conflict (interaction_id) do nothing"
         )

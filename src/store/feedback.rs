@@ -165,7 +165,7 @@ mod tests {
             "true",
             "0.5",
             r#""too long""#,
-            r#"{"demonstration":{"role":"assistant","content":"42"}}"#,
+            r#"{"demonstration":{"content":"42","role":"assistant"}}"#,
         ] {
             let body = format!(r#"{{"id":"chatcmpl-1","name":"n","value":{value}}}"#);
             assert_eq!(parse(&body).unwrap().value.to_string(), value);

@@ -255,7 +255,7 @@ impl Interactions {
             for row in &rows {
                 let interaction = interaction(row)?;
                 last = id_of(&interaction).and_then(|id| Uuid::try_parse(&id).ok()).or(last);
-                let bodies: [Option<Vec<u8>>; 2] = [row.try_get(1)?, row.try_get(2)?];
+                let bodies = [self.body(row, 1).await?, self.body(row, 2).await?];
                 if bodies.iter().flatten().any(|body| says(body, text)) {
                     found.push(interaction);
                     if found.len() == limit {
@@ -286,8 +286,8 @@ impl Interactions {
         }
         let mut sql = format!("select {}", self.object());
         sql.push_str(if bodies {
-            ", b.request, b.response from interactions as i \
-             join interaction_bodies as b on b.interaction_id = i.id"
+            ", b.request, b.response, b.request_object, b.response_object \
+             from interactions as i join interaction_bodies as b on b.interaction_id = i.id"
         } else {
             " from interactions as i"
         });
@@ -354,8 +354,8 @@ impl Interactions {
             Err(_) => "i.response_id = $1".to_owned(),
         };
         let sql = format!(
-            "select {}, b.request, b.response from interactions as i \
-             left join interaction_bodies as b on b.interaction_id = i.id \
+            "select {}, b.request, b.response, b.request_object, b.response_object \
+             from interactions as i left join interaction_bodies as b on b.interaction_id = i.id \
              where {is} and i.erased_at is null and i.capture <> 'off' limit 1",
             self.object()
         );
@@ -374,11 +374,28 @@ impl Interactions {
         }
         Ok(Some(WholeInteraction {
             interaction,
-            request: body(row.try_get(1)?),
-            response: body(row.try_get(2)?),
+            request: self.body(&row, 1).await?.as_deref().and_then(as_json),
+            response: self.body(&row, 2).await?.as_deref().and_then(as_json),
             feedback,
             feedback_history,
         }))
+    }
+
+    /// A body of a row, from the row's column or from the object store.
+    async fn body(&self, row: &AnyRow, column: usize) -> sqlx::Result<Option<Vec<u8>>> {
+        let mut packed: Option<Vec<u8>> = row.try_get(column)?;
+        let object: Option<String> = row.try_get(column + 2)?;
+        if let (Some(key), Some(objects)) = (object, &self.database.objects) {
+            let got = objects.get(&key).await;
+            packed = got.map_err(|error| sqlx::Error::Io(std::io::Error::other(error)))?;
+            if packed.is_none() {
+                tracing::error!(key, "a body is not in the object store");
+            }
+        }
+        let Some(packed) = packed.filter(|packed| !packed.is_empty()) else { return Ok(None) };
+        Ok(pair::unpack(&packed, LARGEST_BODY)
+            .inspect_err(|error| tracing::error!(%error, "a stored body cannot be read"))
+            .ok())
     }
 
     async fn verdicts(&self, id: &str) -> sqlx::Result<Vec<Value>> {
@@ -479,23 +496,15 @@ fn interaction(row: &AnyRow) -> sqlx::Result<Map<String, Value>> {
 }
 
 /// A body as JSON; as a JSON string where it is none.
-fn body(packed: Option<Vec<u8>>) -> Option<Box<RawValue>> {
-    let plain = plain(&packed.filter(|packed| !packed.is_empty())?)?;
-    let text = String::from_utf8_lossy(&plain).into_owned();
+fn as_json(plain: &[u8]) -> Option<Box<RawValue>> {
+    let text = String::from_utf8_lossy(plain).into_owned();
     RawValue::from_string(text).ok().or_else(|| {
-        let text = serde_json::to_string(&String::from_utf8_lossy(&plain)).ok()?;
+        let text = serde_json::to_string(&String::from_utf8_lossy(plain)).ok()?;
         RawValue::from_string(text).ok()
     })
 }
 
-fn plain(packed: &[u8]) -> Option<Vec<u8>> {
-    pair::unpack(packed, LARGEST_BODY)
-        .inspect_err(|error| tracing::error!(%error, "a stored body cannot be read"))
-        .ok()
-}
-
 /// Whether a body holds a text, in whatever case, written plainly or escaped.
-fn says(packed: &[u8], text: &str) -> bool {
-    let Some(plain) = plain(packed) else { return false };
-    unescape_text(&plain).to_lowercase().contains(text)
+fn says(plain: &[u8], text: &str) -> bool {
+    unescape_text(plain).to_lowercase().contains(text)
 }

@@ -3,6 +3,7 @@
 use std::io::Read as _;
 
 use bytes::Bytes;
+use chrono::DateTime;
 use uuid::Uuid;
 use zstd::bulk::Compressor;
 
@@ -43,20 +44,46 @@ pub(super) struct Bodies<'a> {
     pub(super) response: &'a [u8],
 }
 
-impl Bodies<'_> {
-    /// The JSON object that the database takes apart.
-    pub(super) fn to_json(self) -> String {
+/// Bodies up to this size lie in their row, larger ones in the object store.
+const INLINE: usize = 64 << 10;
+
+impl<'a> Bodies<'a> {
+    /// Those that are too large for a row, with the keys of their objects.
+    pub(super) fn large(self) -> impl Iterator<Item = (String, &'a [u8])> {
+        let bodies = self.by_name().into_iter().filter(|(_, body)| body.len() > INLINE);
+        bodies.map(move |(name, body)| (self.key(name), body))
+    }
+
+    /// The JSON object that the database takes apart; with `objects`, large bodies are their keys.
+    pub(super) fn to_json(self, objects: bool) -> String {
         let mut json = String::with_capacity(80 + 2 * (self.request.len() + self.response.len()));
         json.push_str("{\"id\":\"");
         json.push_str(self.id.as_hyphenated().encode_lower(&mut Uuid::encode_buffer()));
-        for (name, body) in [("request", self.request), ("response", self.response)] {
+        for (name, body) in self.by_name() {
             json.push_str("\",\"");
             json.push_str(name);
-            json.push_str("\":\"");
-            push_hex(&mut json, body);
+            if objects && body.len() > INLINE {
+                json.push_str("_object\":\"");
+                json.push_str(&self.key(name));
+            } else {
+                json.push_str("\":\"");
+                push_hex(&mut json, body);
+            }
         }
         json.push_str("\"}");
         json
+    }
+
+    fn by_name(self) -> [(&'static str, &'a [u8]); 2] {
+        [("request", self.request), ("response", self.response)]
+    }
+
+    /// By the day of the call, so that a bucket can be looked through.
+    fn key(self, name: &str) -> String {
+        let seconds = self.id.get_timestamp().map_or(0, |time| time.to_unix().0);
+        let day = DateTime::from_timestamp_secs(i64::try_from(seconds).unwrap_or(0));
+        let day = day.unwrap_or_default().format("%Y/%m/%d");
+        format!("interactions/{day}/{}.{name}.zst", self.id)
     }
 }
 

@@ -272,6 +272,7 @@ impl Shipper {
         // It comes back unless the transaction failed: whatever state it is in then, a new one has
         // none.
         let Some(mut connection) = self.connection.take() else { return Ok(None) };
+        self.put_large(&mut connection, units).await?;
         let stored = match tokio::time::timeout(STATEMENT, self.bring(&mut connection, units)).await
         {
             Ok(Ok(stored)) => Some(stored),
@@ -295,7 +296,8 @@ impl Shipper {
         self.database.keep_apart(&mut transaction, false).await?;
         let newest = erasures.newest(&mut transaction).await?;
         if !bodies.is_empty() {
-            let bodies = array(bodies.into_iter().map(|bodies| bodies.to_json().into()));
+            let objects = self.database.objects.is_some();
+            let bodies = array(bodies.into_iter().map(|bodies| bodies.to_json(objects).into()));
             let statement = sqlx::query(self.insert_bodies.clone()).bind(bodies);
             statement.execute(&mut *transaction).await?;
         }
@@ -308,6 +310,37 @@ impl Shipper {
         transaction.commit().await?;
         self.spool.metrics.capture_records("erased", erased);
         Ok(stored)
+    }
+
+    /// Puts what is too large for a row into the object store, before the row that names it.
+    async fn put_large(
+        &self,
+        connection: &mut AnyConnection,
+        units: &[Unit<'_>],
+    ) -> Result<(), StoreError> {
+        let Some(objects) = &self.database.objects else { return Ok(()) };
+        for bodies in units.iter().filter_map(|unit| unit.bodies) {
+            let mut large = bodies.large().peekable();
+            // One that comes again may have been erased since: its object must not come back.
+            if large.peek().is_none() || self.is_stored(connection, bodies.id).await? {
+                continue;
+            }
+            for (key, body) in large {
+                objects.put(&key, body.to_vec()).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn is_stored(
+        &self,
+        connection: &mut AnyConnection,
+        id: Uuid,
+    ) -> Result<bool, StoreError> {
+        let sql = format!("select 1 from interactions where id = {}", self.database.id(1));
+        let found = sqlx::query(AssertSqlSafe(sql)).bind(id.to_string());
+        let found = self.database.within(found.fetch_optional(connection)).await?;
+        Ok(found.is_some())
     }
 
     /// Inserts a verdict, unless it only says once more what the last one of its name said, or is
@@ -354,7 +387,7 @@ impl Shipper {
         let keep = || {
             let path = aside(&self.spool.dir)?.join("refused.jsonl");
             let mut file = fs::OpenOptions::new().append(true).create(true).open(&path)?;
-            let bodies = unit.bodies.map(Bodies::to_json).unwrap_or_default();
+            let bodies = unit.bodies.map(|bodies| bodies.to_json(false)).unwrap_or_default();
             file.write_all(&[unit.record, b"\n", bodies.as_bytes()].concat())?;
             if !bodies.is_empty() {
                 file.write_all(b"\n")?;

@@ -16,12 +16,15 @@ use sqlx::Row as _;
 use sqlx::any::AnyArguments;
 use sqlx::any::AnyRow;
 use sqlx::query::Query;
+use tokio::task::JoinSet;
 
 use super::database::Database;
 use super::interaction::Kind;
 
 /// Most rows of one transaction: others wait for it.
 pub(super) const ROWS: usize = 500;
+/// Objects that are deleted at the same time.
+const DELETIONS: usize = 16;
 
 /// A row that is to be stripped.
 pub(super) struct Doomed {
@@ -130,17 +133,8 @@ impl<'a> Strip<'a> {
             objects.extend(row.try_get::<Option<String>, _>(0)?);
             objects.extend(row.try_get::<Option<String>, _>(1)?);
         }
-        self.delete_objects(&objects);
+        delete_objects(self.database, objects).await?;
         Ok(u64::try_from(rows.len()).unwrap_or(u64::MAX))
-    }
-
-    /// Everything that lies in the object store and has to go comes here, before the commit: a key
-    /// that is forgotten first would leave its object behind for ever.
-    fn delete_objects(&self, keys: &[String]) {
-        if !keys.is_empty() {
-            let (store, objects) = (self.database, keys.len());
-            tracing::error!(%store, objects, "erased bodies lie in an object store that this version does not reach; delete them there");
-        }
     }
 
     /// Deletes verdicts on the rows, on their answers, and on their sessions where `sessions` holds,
@@ -202,7 +196,7 @@ impl<'a> Strip<'a> {
         if datasets.is_empty() {
             return Ok(datasets);
         }
-        self.delete_objects(&files);
+        delete_objects(self.database, files).await?;
         // Hashes of few words tell the words.
         let sql = format!(
             "update dataset_items set line = null, interaction_id = null, minhash = null, \
@@ -233,6 +227,34 @@ impl<'a> Strip<'a> {
     fn among(&self, name: &str) -> String {
         let records = self.database.records(&[(name, Kind::Text)]);
         format!("select {} from {records}", self.database.field(name))
+    }
+}
+
+/// Everything that lies in the object store and has to go comes here, before the commit: a key
+/// that is forgotten first would leave its object behind for ever.
+async fn delete_objects(database: &Database, keys: Vec<String>) -> sqlx::Result<()> {
+    let Some(objects) = &database.objects else {
+        if !keys.is_empty() {
+            tracing::error!(store = %database, ?keys, "erased bodies lie in an object store that is not known here; delete them there");
+        }
+        return Ok(());
+    };
+    let mut keys = keys.into_iter();
+    let mut deletions = JoinSet::new();
+    loop {
+        while deletions.len() < DELETIONS
+            && let Some(key) = keys.next()
+        {
+            let objects = objects.clone();
+            deletions.spawn(async move { objects.delete(&key).await });
+        }
+        match deletions.join_next().await {
+            None => return Ok(()),
+            Some(done) => done
+                .map_err(std::io::Error::other)
+                .and_then(|done| done.map_err(std::io::Error::other))
+                .map_err(sqlx::Error::Io)?,
+        }
     }
 }
 

@@ -479,3 +479,50 @@ fn secrets_and_personal_data_are_replaced_before_anything_reaches_a_disk() {
     let everything: String = spooled.iter().map(|(_, text)| text.as_str()).collect();
     assert_eq!(everything.matches(key).count(), 1);
 }
+
+/// Text that cannot be compressed much: hexadecimal digits of a counter's hash.
+fn noise(bytes: usize) -> String {
+    let digest = |n: usize| ring::digest::digest(&ring::digest::SHA256, &n.to_be_bytes());
+    let digests = (0..bytes.div_ceil(44)).map(digest);
+    let text: String = digests
+        .map(|digest| base64::Engine::encode(&base64::prelude::BASE64_STANDARD, digest))
+        .collect();
+    text.chars().take(bytes).collect()
+}
+
+/// Files below a folder.
+fn files(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
+#[test]
+fn what_is_too_large_for_a_row_is_kept_as_an_object_and_goes_with_its_row() {
+    let upstream = Upstream::always(Answer::chat());
+    // A file is in the way of the folder.
+    let gateway = Gateway::builder(&upstream).config("objects: file:blocked/objects").start();
+    std::fs::write(gateway.folder().join("blocked"), "").unwrap();
+    let noise = noise(400_000);
+    let said = format!("A needle {noise}");
+    let body = json!({"model": "gpt-4.1-mini", "messages": [{"role": "user", "content": said}]});
+    let id = id_of(&ask(&gateway, "x-weir-session: s-1\r\n", &body.to_string()));
+    eventually("the object store is missed", || gateway.log().contains("of objects"));
+    assert_eq!(gateway.records("stored"), 0, "the record waits with its body");
+    std::fs::remove_file(gateway.folder().join("blocked")).unwrap();
+    let kept = stored(&gateway, &id);
+    assert_eq!(kept["request"]["messages"][0]["content"], said.as_str());
+    assert_eq!(kept["response"]["id"], "chatcmpl-1");
+    let objects = files(&gateway.folder().join("blocked/objects"));
+    let [object] = &objects[..] else { panic!("{objects:?}") };
+    assert!(object.to_str().unwrap().ends_with(&format!("/{id}.request.zst")), "{object:?}");
+    let found = read(&gateway, "/api/interactions?q=a+needle");
+    assert_eq!(ids(&found), [id.as_str()]);
+    let mut control = crate::support::Raw::connect(gateway.control());
+    let delete = "DELETE /api/interactions?session=s-1 HTTP/1.1\r\nhost: gateway\r\n\r\n";
+    assert_eq!(control.send(delete).response().unwrap().json()["bodies"], 1);
+    assert_eq!(
+        files(&gateway.folder().join("blocked/objects")),
+        [""; 0].map(std::path::PathBuf::from)
+    );
+}

@@ -17,6 +17,7 @@ mod http2;
 mod ledger;
 mod map;
 mod models;
+mod objects;
 mod passthrough;
 mod policies;
 mod pressure;

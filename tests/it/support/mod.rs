@@ -8,6 +8,7 @@ pub(crate) mod metrics;
 pub(crate) mod ports;
 pub(crate) mod postgres;
 pub(crate) mod rows;
+pub(crate) mod s3;
 pub(crate) mod tls;
 pub(crate) mod upstream;
 
