@@ -76,6 +76,7 @@ impl Objects {
 
     /// Writes a whole object under a key such as `interactions/2026/11/23/<id>.zst`; the same key
     /// again replaces it. Once this returns the object is on disk, and no reader ever sees half of it.
+    /// Where there is `a`, no folder keeps `a/b`; a bucket would.
     ///
     /// # Errors
     /// The key is refused, or the store does not take the object.

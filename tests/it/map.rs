@@ -32,7 +32,7 @@ const PURE: &[&str] = &[
     "policy/yaml.rs",
 ];
 const IMPURE: &[&str] =
-    &["tokio::", "std::net", "std::fs", "std::env", "Instant::now", "SystemTime::now"];
+    &["tokio::", "std::net", "std::fs", "std::env", "Instant::now", "SystemTime::now", "Utc::now"];
 /// They see everything; no room may name them.
 const ROOTS: &[&str] = &["app", "cli", "config", "main", "lib"];
 
