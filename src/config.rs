@@ -465,6 +465,7 @@ fn number(value: &str) -> Result<u32, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use secrecy::ExposeSecret as _;
     use std::io::Write as _;
 
     fn environment(pairs: &[(&str, &str)]) -> Environment {
@@ -522,11 +523,27 @@ firecrawl: { base_url: https://api.firecrawl.dev, api_key: "${FIRECRAWL_API_KEY}
             ("store: mysql://u:secret@h/db", "sqlite:data/weir.db"),
             ("store: data/weir.db", "postgres://"),
             ("spool: { max_bytes: 0 }", "spool.max_bytes"),
+            ("objects: data/objects", "`objects`: write it as file:data/objects"),
+            ("objects: s3://bodies", "AWS_ACCESS_KEY_ID"),
         ];
         for (yaml, expected) in cases {
             let message = load(yaml, &[]).unwrap_err().to_string();
             assert!(message.contains(expected), "{yaml}: {message}");
         }
+    }
+
+    #[test]
+    fn a_bucket_takes_its_credentials_from_the_environment() {
+        let env = [
+            ("WEIR_OBJECTS", "s3://bodies?endpoint=http://127.0.0.1:9000"),
+            ("AWS_ACCESS_KEY_ID", "AKIA1"),
+            ("AWS_SECRET_ACCESS_KEY", " c2VjcmV0\n"),
+            ("AWS_REGION", ""),
+        ];
+        load("", &env).unwrap();
+        let read = environment(&env).object_credentials();
+        assert_eq!(read.secret.as_ref().unwrap().expose_secret(), "c2VjcmV0");
+        assert_eq!((read.key_id.as_deref(), read.region), (Some("AKIA1"), None));
     }
 
     #[test]

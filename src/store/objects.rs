@@ -22,6 +22,8 @@ pub use setting::Credentials;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// The slowest way to the store that is worth waiting for: this many bytes a second beyond that.
 const SLOWEST: usize = 1 << 20;
+/// In characters.
+const LONGEST_REASON: usize = 600;
 /// What S3 and its relatives say of credentials.
 const REFUSALS: [&str; 6] = [
     "AccessDenied",
@@ -74,6 +76,7 @@ impl Objects {
 
     /// Writes a whole object under a key such as `interactions/2026/11/23/<id>.zst`; the same key
     /// again replaces it. Once this returns the object is on disk, and no reader ever sees half of it.
+    /// Where there is `a`, no folder keeps `a/b`; a bucket would.
     ///
     /// # Errors
     /// The key is refused, or the store does not take the object.
@@ -188,7 +191,8 @@ fn reason(error: &Error) -> String {
     }
 }
 
-/// The error's own text, and its first cause where that is not in it.
+/// The error's own text, and its first cause where that is not in it, on one line. A server may say
+/// anything at any length, such as a page of a proxy's.
 fn whole_text(error: &Error) -> String {
     let text = match error {
         Error::Generic { source, .. } => source.to_string(),
@@ -199,7 +203,8 @@ fn whole_text(error: &Error) -> String {
         cause = deeper;
     }
     let cause = cause.to_string();
-    if text.contains(&cause) { text } else { format!("{text}: {cause}") }
+    let text = if text.contains(&cause) { text } else { format!("{text}: {cause}") };
+    text.chars().take(LONGEST_REASON).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// The `<Code>` of an error document of S3.

@@ -34,7 +34,7 @@ const PURE: &[&str] = &[
     "redact/",
 ];
 const IMPURE: &[&str] =
-    &["tokio::", "std::net", "std::fs", "std::env", "Instant::now", "SystemTime::now"];
+    &["tokio::", "std::net", "std::fs", "std::env", "Instant::now", "SystemTime::now", "Utc::now"];
 /// They see everything; no room may name them.
 const ROOTS: &[&str] = &["app", "cli", "config", "main", "lib"];
 

@@ -10,6 +10,8 @@ use weir::store::Objects;
 use crate::support::ports::Port;
 use crate::support::s3::S3;
 use crate::support::s3::credentials;
+use crate::support::tls::Certificate;
+use crate::support::tls::TlsUpstream;
 use crate::support::world;
 
 /// An object store, called from a thread that may wait.
@@ -204,6 +206,16 @@ fn a_server_that_is_away_is_an_error_that_says_so() {
         assert!(complaint.contains(&setting), "{complaint}");
         assert!(complaint.contains("Connection refused"), "{complaint}");
     }
+}
+
+#[test]
+fn a_certificate_that_nobody_vouches_for_is_refused() {
+    let server = TlsUpstream::start(&Certificate::new());
+    let setting = format!("s3://bodies?endpoint={}", server.base_url());
+    for complaint in Store::of(&setting, &credentials("any", "any")).complaints() {
+        assert!(complaint.contains("certificate"), "{complaint}");
+    }
+    assert_eq!(server.requests(), 0);
 }
 
 #[test]

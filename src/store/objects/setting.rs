@@ -185,3 +185,118 @@ fn parse_endpoint(value: &str) -> Result<Uri, String> {
 fn parse_bool(value: &str) -> Result<bool, String> {
     value.parse().map_err(|_| "`path_style` is neither true nor false".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Method;
+    use object_store::signer::Signer as _;
+
+    const SUPABASE: &str = "https://abc.supabase.co/storage/v1/s3";
+
+    fn credentials() -> Credentials {
+        Credentials {
+            key_id: Some("AKIA1".to_owned()),
+            secret: Some("c2VjcmV0".to_owned().into()),
+            session_token: None,
+            region: Some("eu-central-1".to_owned()),
+        }
+    }
+
+    fn refused(setting: &str, credentials: &Credentials) -> String {
+        open(setting, credentials).map(|(_, name)| name).unwrap_err()
+    }
+
+    /// Where the object `a/ü` of the bucket `bodies` is asked for, and the region it is signed for.
+    async fn asked(query: &str) -> (String, String) {
+        let bucket = Bucket::parse(&format!("//bodies{query}")).unwrap();
+        let s3 = bucket.connect(&credentials()).unwrap();
+        let key = Path::parse("a/ü").unwrap();
+        let url = s3.signed_url(Method::GET, &key, Duration::from_secs(60)).await.unwrap();
+        let scope = url.query_pairs().find(|(key, _)| key == "X-Amz-Credential").unwrap().1;
+        let region = scope.split('/').nth(2).unwrap().to_owned();
+        (url.as_str().split('?').next().unwrap().to_owned(), region)
+    }
+
+    #[tokio::test]
+    async fn objects_are_asked_for_at_the_address_and_region_of_the_setting() {
+        let cases = [
+            ("", "https://bodies.s3.eu-central-1.amazonaws.com/a/%C3%BC", "eu-central-1"),
+            (
+                "?region=us-west-2",
+                "https://bodies.s3.us-west-2.amazonaws.com/a/%C3%BC",
+                "us-west-2",
+            ),
+            (
+                "?path_style=true",
+                "https://s3.eu-central-1.amazonaws.com/bodies/a/%C3%BC",
+                "eu-central-1",
+            ),
+            (
+                &format!("?endpoint={SUPABASE}"),
+                &format!("{SUPABASE}/bodies/a/%C3%BC"),
+                "eu-central-1",
+            ),
+            (
+                "?endpoint=http%3A%2F%2F127.0.0.1%3A9000%2F&region=auto",
+                "http://127.0.0.1:9000/bodies/a/%C3%BC",
+                "auto",
+            ),
+            (
+                "?endpoint=https://minio.example:9000&path_style=false",
+                "https://bodies.minio.example:9000/a/%C3%BC",
+                "eu-central-1",
+            ),
+        ];
+        for (query, address, region) in cases {
+            assert_eq!(asked(query).await, (address.to_owned(), region.to_owned()), "{query}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_store_is_refused_with_a_cure_and_not_repeated() {
+        let cases = [
+            ("", FORM),
+            ("data/objects", FORM),
+            ("gs://bodies", FORM),
+            ("file:", FORM),
+            ("file://host/data", FORM),
+            ("s3:bodies", FORM),
+            ("s3://", FORM),
+            ("s3://bodies/folder", FORM),
+            ("s3://AKIA1:c2VjcmV0@bodies", "AWS_SECRET_ACCESS_KEY"),
+            ("s3://bodies?secret_access_key=c2VjcmV0", "none of endpoint, region and path_style"),
+            ("s3://bodies?endpoint=", "https://host/path"),
+            ("s3://bodies?endpoint=127.0.0.1:9000", "https://host/path"),
+            ("s3://bodies?endpoint=ftp://host", "https://host/path"),
+            ("s3://bodies?endpoint=https://AKIA1:c2VjcmV0@host", "without credentials"),
+            ("s3://bodies?endpoint=https://host?key=c2VjcmV0", "without credentials"),
+            ("s3://bodies?path_style=yes", "neither true nor false"),
+        ];
+        for (setting, expected) in cases {
+            let message = refused(setting, &credentials());
+            assert!(message.contains(expected), "{setting}: {message}");
+            assert!(!message.contains("c2VjcmV0"), "{setting}: {message}");
+        }
+    }
+
+    #[test]
+    fn a_bucket_needs_both_halves_of_the_credentials_and_a_folder_none() {
+        let no_secret = Credentials { secret: None, ..credentials() };
+        let no_id = Credentials { key_id: None, ..credentials() };
+        for incomplete in [no_secret, no_id] {
+            let message = refused("s3://bodies", &incomplete);
+            assert!(message.contains("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"), "{message}");
+        }
+        for folder in ["file:data/objects", "file:/var/lib/weir", "file:///var/lib/weir"] {
+            assert!(open(folder, &Credentials::default()).is_ok(), "{folder}");
+        }
+    }
+
+    #[test]
+    fn a_store_is_called_by_the_name_in_the_settings() {
+        for name in ["file:data/objects", "s3://bodies", "s3://bodies?endpoint=https://host/s3"] {
+            assert_eq!(open(name, &credentials()).unwrap().1, name);
+        }
+    }
+}
