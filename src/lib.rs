@@ -16,7 +16,7 @@
 //! | [`upstream`] | the way to a provider: connections, TLS, gates, retry budget | `openai`, `policy`, `telemetry` | `tokio_rustls`, `rustls_native_certs` |
 //! | [`store`] | whatever outlives the process: spool, database, ledger, objects | `openai`, `metering`, `telemetry`, `redact` | `sqlx`, `crc32fast`, `object_store` |
 //! | [`proxy`] | the data plane: the journey of one request | `openai`, `metering`, `policy`, `redact`, `telemetry`, `upstream`, `store` | |
-//! | [`admin`] | the control plane's routes | `openai`, `policy`, `redact`, `telemetry`, `store` | `tar`, `utoipa`, `utoipa_axum` |
+//! | [`admin`] | the control plane's routes | `openai`, `metering`, `policy`, `redact`, `telemetry`, `store` | `tar`, `utoipa`, `utoipa_axum` |
 //! | [`hooks`] | webhooks out | `policy`, `telemetry`, `upstream` | |
 //! | [`simulator`] | the stand-in for OpenAI | `openai` | |
 //! | [`server`] | listeners, sessions, drain | `openai`, `telemetry`, `upstream`, `proxy`, `admin` | `pingora`, `async_trait` |

@@ -5,6 +5,7 @@ mod in_force;
 mod interactions;
 mod models;
 mod policies;
+mod replay;
 mod spend;
 
 use std::net::SocketAddr;
@@ -44,6 +45,7 @@ use crate::telemetry::metrics::Metrics;
 
 pub use policies::Figures;
 pub use policies::PolicyParts;
+pub use replay::replay;
 
 /// Whether the data plane takes requests.
 #[derive(Debug, Default)]
@@ -131,6 +133,7 @@ pub fn router(
         .routes(routes!(interactions::interactions, interactions::erasure))
         .routes(routes!(interactions::interaction))
         .routes(routes!(feedback::feedback))
+        .routes(routes!(replay::replay_route))
         .routes(routes!(models::models))
         .routes(routes!(models::model))
         .merge(policies::router())

@@ -6,6 +6,7 @@ mod interactions;
 mod migrate;
 mod models;
 mod policy;
+mod replay;
 mod spend;
 mod tokens;
 

@@ -29,6 +29,9 @@ use crate::policy::Sources;
 use crate::policy::Tested;
 use crate::proxy::today;
 
+use super::replay;
+use super::replay::Replay;
+
 /// What is to be done with the folder.
 #[derive(Debug, clap::Args)]
 pub(super) struct Policy {
@@ -44,6 +47,8 @@ enum Action {
     Test(Folder),
     /// Says where a request would go, and why.
     Explain(Box<Explain>),
+    /// Sends recorded calls through a policy: which would change, and what that would cost.
+    Replay(Replay),
     /// Prints the JSON Schema of a policy file.
     Schema,
 }
@@ -96,6 +101,7 @@ pub(super) fn run(arguments: Policy, json: bool) -> Result<(), AppError> {
         Action::Check(folder) => check(&folder, json),
         Action::Test(folder) => test(&folder, json),
         Action::Explain(arguments) => explain(&arguments, json),
+        Action::Replay(arguments) => replay::run(&arguments, json),
         Action::Schema => print(&format!("{:#}\n", policy::schema())),
     }
 }

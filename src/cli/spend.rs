@@ -122,20 +122,26 @@ fn table(group_by: &str, page: &SpendPage) -> String {
     let head = names.iter().copied().chain(figures).map(str::to_owned).collect();
     let rows: Vec<Vec<String>> =
         std::iter::once(head).chain(page.data.iter().map(|line| row(&names, line))).collect();
+    let mut text = aligned(&rows, names.len());
+    if page.has_more {
+        text.push_str("more lines are left out; group by less, or ask for a shorter period\n");
+    }
+    text
+}
+
+/// Rows in columns; the first `names` of them are texts, the others numbers.
+pub(super) fn aligned(rows: &[Vec<String>], names: usize) -> String {
     let width = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
     };
     let mut text = String::new();
-    for row in &rows {
+    for row in rows {
         let cells = row.iter().enumerate().map(|(column, cell)| {
             let width = width(column).unwrap_or(0);
-            if column < names.len() { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
+            if column < names { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
         });
         text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
         text.push('\n');
-    }
-    if page.has_more {
-        text.push_str("more lines are left out; group by less, or ask for a shorter period\n");
     }
     text
 }

@@ -45,6 +45,22 @@ pub struct LazyPrompt<'a> {
     exact: OnceCell<PromptCount>,
     total: Cell<Option<u64>>,
     effort: Cell<Effort>,
+    told: Cell<Told>,
+}
+
+/// What the answers so far have said of a prompt's tokens: whoever is given a number within these
+/// bounds answers the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// There are at least so many.
+    pub least: u64,
+    /// There are at most so many.
+    pub most: u64,
+}
+
+impl Told {
+    /// Nothing was asked.
+    pub const NOTHING: Self = Self { least: 0, most: u64::MAX };
 }
 
 /// Only a count of the whole prompt can tell, which may take long: see [`LazyPrompt::count`].
@@ -108,6 +124,7 @@ impl<'a> LazyPrompt<'a> {
             exact: OnceCell::new(),
             total: Cell::new(None),
             effort: Cell::new(Effort::Nothing),
+            told: Cell::new(Told::NOTHING),
         }
     }
 
@@ -117,6 +134,16 @@ impl<'a> LazyPrompt<'a> {
     /// [`NeedsExact`] when more than 64 KiB are not counted and the samples come within 15 % of the
     /// limit.
     pub fn exceeds(&self, limit: u64) -> Result<bool, NeedsExact> {
+        let exceeds = self.finds_more_than(limit)?;
+        let Told { least, most } = self.told.get();
+        self.told.set(match exceeds {
+            true => Told { least: least.max(limit.saturating_add(1)), most },
+            false => Told { least, most: most.min(limit) },
+        });
+        Ok(exceeds)
+    }
+
+    fn finds_more_than(&self, limit: u64) -> Result<bool, NeedsExact> {
         loop {
             if let Some(total) = self.total.get() {
                 return Ok(total > limit);
@@ -145,6 +172,7 @@ impl<'a> LazyPrompt<'a> {
     pub fn tokens(&self) -> Result<u64, NeedsExact> {
         loop {
             if let Some(total) = self.total.get() {
+                self.told.set(Told { least: total, most: total });
                 return Ok(total);
             }
             if !self.is_short(&self.progress()) {
@@ -173,6 +201,11 @@ impl<'a> LazyPrompt<'a> {
     /// Supplies a count made elsewhere.
     pub fn supply(&self, tokens: u64) {
         self.total.set(Some(tokens));
+    }
+
+    /// What the answers so far have told.
+    pub fn told(&self) -> Told {
+        self.told.get()
     }
 
     /// What had to be done so far.

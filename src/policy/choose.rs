@@ -321,7 +321,7 @@ fn split(rule: &Rule, arms: &[Arm], sticky: Option<Sticky>, facts: &Facts<'_>) -
     let user;
     let who = match sticky {
         Some(Sticky::User) => {
-            user = facts.user();
+            user = facts.user_digest();
             user.as_bytes()
         }
         Some(Sticky::Session) => facts.header("x-weir-session").unwrap_or_default().as_bytes(),

@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::cell::OnceCell;
 
 use http::HeaderMap;
+use serde::Deserialize;
+use serde::Serialize;
 
 use crate::metering::lazy::LazyPrompt;
 use crate::openai::endpoint::Endpoint;
@@ -31,6 +33,8 @@ pub struct Facts<'a> {
     pub live: &'a dyn Live,
     /// Decides where chance decides: the record's id, so that a replay decides the same.
     pub draw: &'a [u8],
+    /// Where the end user's name is not known any more: its digest.
+    pub(super) user_digest: Option<String>,
     shape: OnceCell<Shape>,
 }
 
@@ -50,7 +54,7 @@ pub struct KeyFacts<'a> {
 }
 
 /// How a model is doing.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelState {
     /// Median time to an answer's last byte in milliseconds; 0 as long as nothing is known.
     pub p50_ms: f64,
@@ -102,12 +106,44 @@ impl<'a> Facts<'a> {
         live: &'a dyn Live,
     ) -> Self {
         let shape = OnceCell::new();
-        Self { endpoint, view, body, prompt, headers, key, unix_s: 0, live, draw: b"", shape }
+        Self {
+            endpoint,
+            view,
+            body,
+            prompt,
+            headers,
+            key,
+            unix_s: 0,
+            live,
+            draw: b"",
+            user_digest: None,
+            shape,
+        }
     }
 
     /// Counts of messages, images and tools.
     pub fn shape(&self) -> Shape {
         *self.shape.get_or_init(|| Shape::read(self.view, self.body))
+    }
+
+    /// Facts of a request whose body is not there any more.
+    pub(super) fn assume_shape(&self, shape: Shape) {
+        // Nobody has asked before.
+        let _ = self.shape.set(shape);
+    }
+
+    /// What a split that sticks to users tells them apart by; empty without a user. A digest, so
+    /// that a record can say it without the name.
+    pub(super) fn user_digest(&self) -> String {
+        if let Some(digest) = &self.user_digest {
+            return digest.clone();
+        }
+        let user = self.user();
+        if user.is_empty() {
+            return String::new();
+        }
+        let digest = ring::digest::digest(&ring::digest::SHA256, user.as_bytes());
+        digest.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// `importance`: `low`, `normal` or `high`; whatever else a client writes is `normal`.

@@ -2,6 +2,7 @@
 //!
 //! The whole folder is one [`Policy`]; a request takes one snapshot and keeps it to its end.
 
+mod basis;
 mod capture;
 mod cases;
 mod choose;
@@ -16,9 +17,11 @@ mod hook;
 mod load;
 mod models;
 mod reload;
+mod replay;
 mod routes;
 mod rule;
 mod scenario;
+
 mod source;
 mod sticky;
 pub mod units;
@@ -39,6 +42,8 @@ use crate::metering::catalogue::Catalogue;
 use crate::metering::catalogue::Model;
 use crate::metering::tokens::Encoding;
 
+pub use basis::Basis;
+pub use basis::Noted;
 pub use capture::Capture;
 pub use cases::CaseResult;
 pub use cases::Tested;
@@ -69,6 +74,13 @@ pub use reload::PolicyHandle;
 pub use reload::Rejected;
 pub use reload::Reloader;
 pub use reload::Seen;
+pub use replay::Figures;
+pub use replay::History;
+pub use replay::Recorded;
+pub use replay::Replay;
+pub use replay::ReplayLine;
+pub use replay::ReplayReport;
+pub use replay::basis_of;
 pub use rule::Rule;
 pub use rule::Target;
 pub use scenario::Assumed;

@@ -12,6 +12,7 @@ use http::Method;
 use http::Response;
 use http::Uri;
 use http::request::Parts;
+use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -108,6 +109,8 @@ pub(super) struct Record {
     pub(super) tries: Vec<Try>,
     /// What is kept of the call.
     pub(super) capture: Capture,
+    /// What routing saw of the request.
+    pub(super) facts: Option<Box<RawValue>>,
     /// The answer's body, where it is kept.
     pub(super) response: Bytes,
     /// The id that the answer gives itself.
@@ -164,6 +167,7 @@ impl Call {
             attempts: 0,
             tries: Vec::new(),
             capture: Capture::metadata().at_most(capture::allowed(&head.headers)),
+            facts: None,
             response: Bytes::new(),
             answer_id: None,
             recorded: false,
@@ -545,7 +549,7 @@ impl Record {
             attempt_log: &[],
             capture: Some(self.capture.mode.as_str()),
             expires_at: self.capture.keep.map(|keep| created_at.saturating_add(millis(keep))),
-            facts: None,
+            facts: self.facts.as_deref().filter(|_| known),
         }
     }
 

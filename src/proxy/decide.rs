@@ -13,10 +13,13 @@ use crate::metering::lazy::LazyPrompt;
 use crate::metering::tokens;
 use crate::openai::error::ApiError;
 use crate::openai::request::RequestView;
+use crate::policy::Basis;
+use crate::policy::CaptureMode;
 use crate::policy::EvalError;
 use crate::policy::Explanation;
 use crate::policy::Facts;
 use crate::policy::KeyFacts;
+use crate::policy::Noted;
 use crate::policy::Route;
 use crate::policy::Rule;
 use crate::policy::Stop;
@@ -92,6 +95,7 @@ fn choose(
 ) -> Result<Route, Stop> {
     let policy = Arc::clone(&call.policy);
     let view = LiveView::new(&gateway.live, &gateway.upstreams, &policy);
+    let noted = Noted::of(&view);
     let model = asked.view.model();
     let prompt = LazyPrompt::new(policy.encoding_of(model), model, asked.body);
     if let Some(tokens) = tokens {
@@ -105,7 +109,7 @@ fn choose(
         budget_used: 0.0,
     };
     let request = (asked.view, &asked.body[..]);
-    let mut facts = Facts::new(call.endpoint, request, prompt, asked.headers, key, &view);
+    let mut facts = Facts::new(call.endpoint, request, prompt, asked.headers, key, &noted);
     facts.unix_s = call.id.get_timestamp().map_or(0, |time| time.to_unix().0);
     let id = call.id.into_bytes();
     facts.draw = &id;
@@ -118,6 +122,10 @@ fn choose(
         }
     }
     if decision != Err(Stop::NeedsExact) {
+        if gateway.recorder.is_some() && call.capture.mode != CaptureMode::Off {
+            let seen = Basis::of(&policy, &facts, &noted, &decision);
+            call.facts = serde_json::value::to_raw_value(&seen).ok();
+        }
         note_effort(&facts.prompt, tokens.is_some(), &gateway.metrics);
         // The same decision once more, and followed: few ask for it.
         if asked.headers.get(EXPLAIN).is_some_and(|wanted| wanted == "1") {

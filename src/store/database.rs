@@ -439,6 +439,19 @@ impl Database {
         }
     }
 
+    /// One JSON object, as text, of fields by name.
+    pub(super) fn json_object<'n>(
+        &self,
+        fields: impl Iterator<Item = (&'n str, String)>,
+    ) -> String {
+        let fields = fields.map(|(name, value)| format!("'{name}', {value}"));
+        let fields = fields.collect::<Vec<_>>().join(", ");
+        match self.engine {
+            Engine::Sqlite => format!("json_object({fields})"),
+            Engine::Postgres => format!("cast(json_build_object({fields}) as text)"),
+        }
+    }
+
     /// The id that the parameter `$n` says as text.
     pub(super) fn id(&self, n: usize) -> String {
         match self.engine {

@@ -420,7 +420,7 @@ impl Interactions {
 
     /// A row as one JSON object, put together by the database.
     fn object(&self) -> String {
-        let field = |&(name, kind): &(&str, Kind)| {
+        let field = |(name, kind): (&'static str, Kind)| {
             let column = format!("i.{name}");
             let value = match (kind, self.database.engine) {
                 (Kind::Time, _) => self.time(&column),
@@ -430,15 +430,9 @@ impl Interactions {
                 }
                 _ => column,
             };
-            format!("'{name}', {value}")
+            (name, value)
         };
-        let fields: Vec<_> = COLUMNS.iter().map(field).collect();
-        match self.database.engine {
-            Engine::Sqlite => format!("json_object({})", fields.join(", ")),
-            Engine::Postgres => {
-                format!("cast(json_build_object({}) as text)", fields.join(", "))
-            }
-        }
+        self.database.json_object(COLUMNS.into_iter().map(field))
     }
 
     /// A time in RFC 3339.

@@ -33,6 +33,8 @@ use super::user::UserHash;
 
 /// Longest wait for the last append when the process ends.
 const LAST_APPEND: Duration = Duration::from_secs(2);
+/// Of the shipper's thread, 0 to 19. The scheduler gives 10 a tenth of what it gives 0.
+const NICENESS: i32 = 10;
 /// Memory that a thread keeps for the next record.
 const KEPT: usize = 64 << 10;
 
@@ -86,7 +88,10 @@ impl Recorder {
         let writer = Writer::new(Arc::clone(&spool))?;
         let written = thread("spool", move || writer.run())?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let shipped = thread("shipper", move || runtime.block_on(shipper.run()))?;
+        let shipped = thread("shipper", move || {
+            give_way();
+            runtime.block_on(shipper.run());
+        })?;
         Ok(Self { spool, hasher, written: Mutex::new(written), shipped: Mutex::new(shipped) })
     }
 
@@ -164,6 +169,15 @@ fn full(interaction: &Interaction<'_>, pair: Option<Pair>, saved: Option<Saved>)
     let interaction = Interaction { capture: None, ..interaction.clone() };
     let record = serde_json::to_vec(&interaction).unwrap_or_default();
     Full { id: interaction.id, record, pair, saved }
+}
+
+/// Lets others go first on a busy core: what is in the spool can wait. A tenth of a core is left to
+/// the thread even where all of it is wanted.
+fn give_way() {
+    let thread = rustix::thread::gettid();
+    if let Err(error) = rustix::process::setpriority_process(Some(thread), NICENESS) {
+        tracing::debug!(%error, "the shipper runs at the same priority as requests");
+    }
 }
 
 /// Runs work on a thread; the receiver says when it is done.

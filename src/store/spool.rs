@@ -342,6 +342,8 @@ impl Writer {
         drop(queue);
         for full in full {
             self.add(full);
+            // On a busy core a request goes first.
+            std::thread::yield_now();
         }
         closing
     }

@@ -23,6 +23,7 @@ mod policies;
 mod pressure;
 mod process;
 mod reload;
+mod replay;
 mod routing;
 mod secure;
 mod smuggling;

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 const PURE: &[&str] = &[
     "openai/",
     "metering/",
+    "policy/basis.rs",
     "policy/capture.rs",
     "policy/cases.rs",
     "policy/choose.rs",
@@ -25,6 +26,7 @@ const PURE: &[&str] = &[
     "policy/findings.rs",
     "policy/mod.rs",
     "policy/models.rs",
+    "policy/replay.rs",
     "policy/routes.rs",
     "policy/rule.rs",
     "policy/scenario.rs",

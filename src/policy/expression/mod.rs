@@ -126,6 +126,14 @@ impl Expression {
         self.inputs.iter().any(Input::is_counted)
     }
 
+    /// The entries that it reads by a fixed key, as map and key: `("header", "user-agent")`.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.inputs.iter().filter_map(|input| {
+            let (map, key) = input.label.strip_suffix("\"]")?.split_once("[\"")?;
+            Some((map, key))
+        })
+    }
+
     /// The variables that it reads, each with the value seen, in order of place. Asks for all of
     /// them, so it may count the prompt.
     pub fn inputs(&self, facts: &Facts<'_>) -> Vec<(String, String)> {

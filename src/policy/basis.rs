@@ -1,0 +1,181 @@
+//! What routing saw of a request, to be kept with its record: a replay decides again by it.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde::Serialize;
+use serde_json::Map;
+use serde_json::Value;
+
+use crate::metering::lazy::Told;
+use crate::openai::shape::Shape;
+
+use super::Policy;
+use super::choose::Route;
+use super::choose::Stop;
+use super::facts::Facts;
+use super::facts::Live;
+use super::facts::ModelState;
+use super::file::Sticky;
+use super::rule::Action;
+
+/// Fields of a request that rules can ask for and that say nothing of what was said.
+const FIELDS: [&str; 6] =
+    ["model", "stream", "max_tokens", "max_completion_tokens", "max_output_tokens", "service_tier"];
+const IMPORTANCE: &str = "x-weir-importance";
+
+/// How models are doing, with a note of what was asked.
+pub struct Noted<'a> {
+    live: &'a dyn Live,
+    models: RefCell<BTreeMap<String, ModelState>>,
+    outputs: RefCell<BTreeMap<String, f64>>,
+}
+
+impl<'a> Noted<'a> {
+    /// Passes questions on to `live`.
+    pub fn of(live: &'a dyn Live) -> Self {
+        Self { live, models: RefCell::default(), outputs: RefCell::default() }
+    }
+}
+
+impl Live for Noted<'_> {
+    fn model(&self, name: &str) -> ModelState {
+        let known = self.models.borrow().get(name).copied();
+        // A decision sees one state of a model, however often it asks.
+        known.unwrap_or_else(|| {
+            let state = self.live.model(name);
+            self.models.borrow_mut().insert(name.to_owned(), state);
+            state
+        })
+    }
+
+    fn expected_output(&self, route: &str) -> Option<f64> {
+        let output = self.live.expected_output(route)?;
+        self.outputs.borrow_mut().insert(route.to_owned(), output);
+        Some(output)
+    }
+}
+
+/// What a decision was made from, as far as the record's other columns do not say it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Basis {
+    /// The model that was to be asked first; empty for a refusal.
+    pub chosen: String,
+    /// The request's fields without what was said.
+    pub request: Map<String, Value>,
+    /// Its messages.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub messages: usize,
+    /// Its images.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub images: usize,
+    /// Its tools.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub tools: usize,
+    /// Whether the answer had to fit a JSON schema.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub json_schema: bool,
+    /// Headers that rules name, and the importance.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// What was known of the prompt's tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub least_tokens: Option<u64>,
+    /// The same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub most_tokens: Option<u64>,
+    /// Tells the end user apart, where a split sticks to users.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub user: String,
+    /// How the models that were asked about were doing.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub models: BTreeMap<String, ModelState>,
+    /// What answers of the routes that were asked about usually took.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub outputs: BTreeMap<String, f64>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
+impl Basis {
+    /// What `decision` was made from.
+    pub fn of(
+        policy: &Policy,
+        facts: &Facts<'_>,
+        noted: &Noted<'_>,
+        decision: &Result<Route, Stop>,
+    ) -> Self {
+        let Shape { messages, images, tools, json_schema } = facts.shape();
+        let Told { least, most } = facts.prompt.told();
+        Self {
+            chosen: decision.as_ref().map_or("", |route| &route.target.model).to_owned(),
+            request: fields(policy, facts),
+            messages,
+            images,
+            tools,
+            json_schema,
+            headers: headers(policy, facts),
+            least_tokens: Some(least).filter(|least| *least > Told::NOTHING.least),
+            most_tokens: Some(most).filter(|most| *most < Told::NOTHING.most),
+            user: if policy.sticks_to_users() { facts.user_digest() } else { String::new() },
+            models: noted.models.take(),
+            outputs: noted.outputs.take(),
+        }
+    }
+
+    /// How the request was built.
+    pub(super) fn shape(&self) -> Shape {
+        let &Self { messages, images, tools, json_schema, .. } = self;
+        Shape { messages, images, tools, json_schema }
+    }
+}
+
+fn fields(policy: &Policy, facts: &Facts<'_>) -> Map<String, Value> {
+    let mut fields = Map::new();
+    for name in FIELDS {
+        let value = facts.view.raw(facts.body, name);
+        if let Some(value) = value.and_then(|raw| serde_json::from_slice::<Value>(raw).ok())
+            && !value.is_object()
+            && !value.is_array()
+        {
+            fields.insert(name.to_owned(), value);
+        }
+    }
+    let entries = policy.entries_of("request.metadata");
+    let metadata: Map<String, Value> =
+        entries.filter_map(|name| Some((name.to_owned(), facts.metadata(name)?.into()))).collect();
+    if !metadata.is_empty() {
+        fields.insert("metadata".to_owned(), metadata.into());
+    }
+    fields
+}
+
+fn headers(policy: &Policy, facts: &Facts<'_>) -> BTreeMap<String, String> {
+    let secret = |name: &&str| {
+        let name = name.to_ascii_lowercase();
+        !matches!(&*name, "authorization" | "api-key" | "cookie" | "proxy-authorization")
+    };
+    let named = policy.entries_of("header").filter(secret).chain([IMPORTANCE]);
+    named.filter_map(|name| Some((name.to_owned(), facts.header(name)?.to_owned()))).collect()
+}
+
+impl Policy {
+    /// The keys by which conditions read one of `header` and `request.metadata`.
+    fn entries_of<'a>(&'a self, wanted: &'a str) -> impl Iterator<Item = &'a str> {
+        let conditions = self.rules.iter().filter_map(|rule| rule.when.as_ref());
+        conditions
+            .flat_map(|when| when.entries())
+            .filter_map(move |(map, key)| (map == wanted).then_some(key))
+    }
+
+    fn sticks_to_users(&self) -> bool {
+        let sticks =
+            |action: &Action| matches!(action, Action::Split { sticky: Some(Sticky::User), .. });
+        self.rules.iter().any(|rule| sticks(&rule.action))
+    }
+}
