@@ -27,6 +27,9 @@ mod serve;
 mod shelf;
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+pub(crate) use tests::client;
 mod text;
 mod training;
 mod uploads;

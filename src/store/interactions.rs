@@ -100,8 +100,8 @@ impl InteractionQuery {
         hash: &impl Fn(&str) -> String,
     ) -> Result<(), String> {
         let condition = match name {
-            "since" => Condition::From(first_id(time(value, now)?)),
-            "until" => Condition::Before(first_id(time(value, now)?)),
+            "since" => Condition::From(period::first_id(time(value, now)?)),
+            "until" => Condition::Before(period::first_id(time(value, now)?)),
             "after" => {
                 let id = Uuid::try_parse(value);
                 Condition::After(id.map_err(|_| format!("`{value}` is no interaction's id"))?)
@@ -159,12 +159,6 @@ impl InteractionQuery {
 
 fn time(value: &str, now: i64) -> Result<i64, String> {
     period::instant(value, now).ok_or_else(|| format!("`{value}` is no time; {}", period::HOW))
-}
-
-/// The smallest id of that moment: ids begin with their time.
-fn first_id(millis: i64) -> Uuid {
-    let millis = u64::try_from(millis).unwrap_or(0).min(0xffff_ffff_ffff);
-    Uuid::from_u128(u128::from(millis) << 80)
 }
 
 /// One page.

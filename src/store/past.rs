@@ -18,6 +18,7 @@ use super::interaction::TOKENS;
 use super::ledger::Ledger;
 use super::pair;
 use super::period::Period;
+use super::period::first_id;
 
 /// Rows of one statement.
 const ROWS: u32 = 2000;
@@ -89,13 +90,16 @@ impl PastCall {
 pub struct Past {
     database: Database,
     pool: AnyPool,
-    period: Period,
+    /// The ids of the period: with times in their place SQLite would go by those, and sort.
+    first: Uuid,
+    end: Uuid,
 }
 
 impl Past {
     /// Those of this ledger that were asked in this period.
     pub fn of(ledger: &Ledger, period: Period) -> Self {
-        Self { database: ledger.database.clone(), pool: ledger.pool.clone(), period }
+        let (first, end) = (first_id(period.since), first_id(period.until));
+        Self { database: ledger.database.clone(), pool: ledger.pool.clone(), first, end }
     }
 
     /// How many calls there are.
@@ -105,7 +109,7 @@ impl Past {
     pub async fn count(&self) -> Result<u64, StoreError> {
         let sql = format!("select count(*) from interactions as i where {}", self.routed());
         let statement = sqlx::query(AssertSqlSafe(sql));
-        let statement = statement.bind(self.period.since).bind(self.period.until);
+        let statement = statement.bind(self.first.to_string()).bind(self.end.to_string());
         let row = statement.fetch_one(&self.pool).await;
         let count = row.and_then(|row| row.try_get::<i64, _>(0));
         let count = count.map_err(|error| self.database.unreadable(&error))?;
@@ -124,7 +128,7 @@ impl Past {
             self.routed()
         );
         let statement = sqlx::query(AssertSqlSafe(sql));
-        let statement = statement.bind(self.period.since).bind(self.period.until);
+        let statement = statement.bind(self.first.to_string()).bind(self.end.to_string());
         let rows = statement.fetch_all(&self.pool).await;
         let rows = rows.map_err(|error| self.database.unreadable(&error))?;
         let count = |count: i64| u64::try_from(count).unwrap_or(0);
@@ -149,7 +153,7 @@ impl Past {
             self.database.id(3),
         );
         let statement = sqlx::query(AssertSqlSafe(sql));
-        let statement = statement.bind(self.period.since).bind(self.period.until);
+        let statement = statement.bind(self.first.to_string()).bind(self.end.to_string());
         let rows = statement.bind(last.to_string()).fetch_all(&self.pool).await;
         let rows = rows.map_err(|error| self.database.unreadable(&error))?;
         let mut calls = Vec::with_capacity(rows.len());
@@ -171,9 +175,9 @@ impl Past {
 
     /// Calls of the period that are routed by model.
     fn routed(&self) -> String {
-        let (since, until) = (self.database.instant(1), self.database.instant(2));
+        let (first, end) = (self.database.id(1), self.database.id(2));
         format!(
-            "i.created_at >= {since} and i.created_at < {until} and i.endpoint in \
+            "i.id >= {first} and i.id < {end} and i.endpoint in \
              ('chat/completions', 'responses', 'completions', 'embeddings')"
         )
     }

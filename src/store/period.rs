@@ -1,6 +1,7 @@
 //! A period of time as people write it: `24h` ago, or a date and time of RFC 3339.
 
 use chrono::DateTime;
+use uuid::Uuid;
 
 /// From `since` until before `until`, in milliseconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +17,12 @@ impl Default for Period {
     fn default() -> Self {
         Self { since: 0, until: 253_402_300_800_000 }
     }
+}
+
+/// The smallest id of a moment, in milliseconds since 1970: ids begin with their time.
+pub(super) fn first_id(millis: i64) -> Uuid {
+    let millis = u64::try_from(millis).unwrap_or(0).min(0xffff_ffff_ffff);
+    Uuid::from_u128(u128::from(millis) << 80)
 }
 
 /// Reads a point in time: RFC 3339, a date (its midnight in UTC), or a duration before `now` such

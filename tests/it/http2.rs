@@ -146,7 +146,7 @@ fn frames_that_make_no_sense_end_the_connection() {
 }
 
 fn client() -> reqwest::Client {
-    reqwest::Client::builder().http2_prior_knowledge().no_proxy().build().unwrap()
+    crate::support::http::client().http2_prior_knowledge().no_proxy().build().unwrap()
 }
 
 #[test]

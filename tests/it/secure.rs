@@ -57,7 +57,7 @@ fn a_provider_whose_certificate_nobody_vouches_for_is_not_talked_to() {
 fn clients_may_speak_http2_without_tls() {
     let upstream = Upstream::always(Answer::chat());
     let gateway = Gateway::start(&upstream);
-    let client = reqwest::Client::builder().http2_prior_knowledge().no_proxy().build().unwrap();
+    let client = crate::support::http::client().http2_prior_knowledge().no_proxy().build().unwrap();
     world().block_on(async {
         let calls = (0..30).map(|_| {
             let call = client.post(gateway.url("/v1/chat/completions")).bearer_auth("k").body(ASK);

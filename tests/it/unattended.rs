@@ -98,7 +98,7 @@ fn a_client_that_leaves_over_http2_is_no_different() {
     let go_on = gate();
     let upstream = Upstream::always(held(&go_on, Answer::chat()));
     let gateway = draining(&upstream).start();
-    let client = reqwest::Client::builder().http2_prior_knowledge().no_proxy().build().unwrap();
+    let client = crate::support::http::client().http2_prior_knowledge().no_proxy().build().unwrap();
     let url = gateway.url("/v1/chat/completions");
     let call = world().spawn(client.post(url).bearer_auth("k").body(ASK).send());
     eventually("the call is upstream", || upstream.count() == 1);

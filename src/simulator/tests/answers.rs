@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{World, chat, data, with};
+use super::{World, chat, client, data, with};
 
 #[tokio::test]
 async fn the_same_chat_request_gets_the_same_answer() {
@@ -253,7 +253,7 @@ async fn models_carry_their_shutdown_date() {
 #[tokio::test]
 async fn http2_without_tls_is_spoken() {
     let world = World::start().await;
-    let client = reqwest::Client::builder().http2_prior_knowledge().build().unwrap();
+    let client = client().http2_prior_knowledge().build().unwrap();
     let request = client.post(format!("{}/v1/chat/completions", world.base));
     let response = request.bearer_auth("k").json(&chat("hi")).send().await.unwrap();
     assert_eq!(response.version(), reqwest::Version::HTTP_2);
@@ -269,7 +269,7 @@ async fn a_stop_ends_the_server_though_a_connection_is_open() {
     let serving = tokio::spawn(simulator.serve(listener, async {
         let _ = stopped.await;
     }));
-    let client = reqwest::Client::new();
+    let client = client().build().unwrap();
     let response = client.get(&url).bearer_auth("k").send().await.unwrap();
     assert_eq!(response.status(), 200);
     stop.send(()).unwrap();

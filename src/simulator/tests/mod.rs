@@ -34,7 +34,7 @@ impl World {
         tokio::spawn(simulator.serve(listener, async {
             let _ = stopped.await;
         }));
-        Self { base, client: Client::new(), _stop: stop }
+        Self { base, client: client().build().unwrap(), _stop: stop }
     }
 
     fn get(&self, path: &str) -> RequestBuilder {
@@ -128,4 +128,11 @@ fn examples(n: usize) -> String {
         {"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"},
     ]});
     format!("{line}\n").repeat(n)
+}
+
+/// A client. It wants to know how to speak TLS although nobody here does.
+pub(crate) fn client() -> reqwest::ClientBuilder {
+    // Whoever came first has installed the same.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Client::builder()
 }

@@ -239,3 +239,10 @@ pub(crate) fn get_with(address: SocketAddr, path: &str, headers: &str) -> Option
     raw.send(format!("GET {path} HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\n{headers}\r\n"));
     raw.response().ok()
 }
+
+/// A client of a library's. It wants to know how to speak TLS, whether or not it does.
+pub(crate) fn client() -> reqwest::ClientBuilder {
+    // Whoever came first has installed the same.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder()
+}

@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use reqwest::Client;
 use serde_json::Value;
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -160,6 +159,7 @@ proptest! {
 
 /// The answers of two fresh simulators to the same request: whole, and as a stream.
 async fn simulated(path: &str, mut request: Value) -> (Value, String) {
+    let client = crate::simulator::client().build().unwrap();
     let mut answers = Vec::new();
     for stream in [false, true] {
         request["stream"] = json!(stream);
@@ -173,7 +173,7 @@ async fn simulated(path: &str, mut request: Value) -> (Value, String) {
         tokio::spawn(simulator.serve(listener, async {
             let _ = stopped.await;
         }));
-        let sent = Client::new().post(url).bearer_auth("sk-test").json(&request).send();
+        let sent = client.post(url).bearer_auth("sk-test").json(&request).send();
         answers.push(sent.await.unwrap().error_for_status().unwrap().text().await.unwrap());
     }
     let stream = answers.pop().unwrap();
