@@ -378,6 +378,38 @@ fn a_damaged_file_costs_what_is_damaged_and_is_kept_aside() {
 }
 
 #[test]
+fn a_store_that_is_read_only_for_a_while_gets_everything_afterwards() {
+    let server = Postgres::start();
+    let store = server.create("readonly");
+    let upstream = Upstream::always(Answer::chat());
+    let gateway = Gateway::builder(&upstream).config(&format!("store: {store}")).start();
+    let mut sent: BTreeSet<String> = [served(&gateway)].into();
+    eventually("it is stored", || ids(&store).len() == 1);
+    let other = server.url("postgres");
+    let set = |value: &str| {
+        let sql = format!("alter database readonly set default_transaction_read_only = {value}");
+        rows(&other, &sql).unwrap();
+        // It holds for connections that are made from now on.
+        let leave = "select count(pg_terminate_backend(pid)) from pg_stat_activity \
+                     where datname = 'readonly'";
+        rows(&other, leave).unwrap();
+    };
+    set("on");
+    sent.extend((0..20).map(|_| served(&gateway)));
+    eventually("it is noticed", || gateway.log().contains("read-only transaction"));
+    assert_eq!(gateway.records("dropped") + gateway.records("refused"), 0);
+    set("off");
+    eventually("every call is stored", || ids(&store).len() == 21);
+    assert_eq!(ids(&store).into_iter().collect::<BTreeSet<_>>(), sent);
+    assert_eq!(bodies(&store), 21);
+}
+
+/// Pairs in a store.
+fn bodies(store: &str) -> usize {
+    rows(store, "select cast(interaction_id as text) from interaction_bodies").unwrap().len()
+}
+
+#[test]
 fn a_folder_that_cannot_be_written_stops_no_traffic() {
     let upstream = Upstream::always(Answer::chat());
     // A file is in the way of the folders.
