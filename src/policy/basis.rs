@@ -23,6 +23,8 @@ use super::rule::Action;
 /// Fields of a request that rules can ask for and that say nothing of what was said.
 const FIELDS: [&str; 6] =
     ["model", "stream", "max_tokens", "max_completion_tokens", "max_output_tokens", "service_tier"];
+/// Bytes of a body that takes more than some microseconds to read.
+const LONG: usize = 8 << 10;
 const IMPORTANCE: &str = "x-weir-importance";
 
 /// How models are doing, with a note of what was asked.
@@ -77,6 +79,9 @@ pub struct Basis {
     /// Whether the answer had to fit a JSON schema.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub json_schema: bool,
+    /// These four are to be read from the body, which is kept.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub shape_in_body: bool,
     /// Headers that rules name, and the importance.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
@@ -103,14 +108,18 @@ fn is_zero(count: &usize) -> bool {
 }
 
 impl Basis {
-    /// What `decision` was made from.
+    /// What `decision` was made from. Of a long body that is kept, what no rule has asked for is
+    /// not read now.
     pub fn of(
         policy: &Policy,
         facts: &Facts<'_>,
         noted: &Noted<'_>,
         decision: &Result<Route, Stop>,
+        keeps_body: bool,
     ) -> Self {
-        let Shape { messages, images, tools, json_schema } = facts.shape();
+        let shape_in_body = keeps_body && !facts.knows_shape() && facts.body.len() > LONG;
+        let shape = if shape_in_body { Shape::default() } else { facts.shape() };
+        let Shape { messages, images, tools, json_schema } = shape;
         let Told { least, most } = facts.prompt.told();
         Self {
             chosen: decision.as_ref().map_or("", |route| &route.target.model).to_owned(),
@@ -119,6 +128,7 @@ impl Basis {
             images,
             tools,
             json_schema,
+            shape_in_body,
             headers: headers(policy, facts),
             least_tokens: Some(least).filter(|least| *least > Told::NOTHING.least),
             most_tokens: Some(most).filter(|most| *most < Told::NOTHING.most),

@@ -126,6 +126,11 @@ impl<'a> Facts<'a> {
         *self.shape.get_or_init(|| Shape::read(self.view, self.body))
     }
 
+    /// Whether anybody has asked for the shape.
+    pub(super) fn knows_shape(&self) -> bool {
+        self.shape.get().is_some()
+    }
+
     /// Facts of a request whose body is not there any more.
     pub(super) fn assume_shape(&self, shape: Shape) {
         // Nobody has asked before.

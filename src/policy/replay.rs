@@ -19,6 +19,7 @@ use crate::metering::lazy::LazyPrompt;
 use crate::metering::money::Usd;
 use crate::openai::endpoint::Endpoint;
 use crate::openai::request::RequestView;
+use crate::openai::shape::Shape;
 use crate::openai::usage::Usage;
 
 use super::Policy;
@@ -204,8 +205,8 @@ struct Remembered<'a> {
 
 impl Live for Remembered<'_> {
     fn model(&self, name: &str) -> ModelState {
-        let seen = self.basis.and_then(|seen| seen.models.get(name).copied());
-        seen.unwrap_or_else(|| self.usual.model(name))
+        let basis = self.basis.and_then(|basis| basis.models.get(name).copied());
+        basis.unwrap_or_else(|| self.usual.model(name))
     }
 
     fn expected_output(&self, route: &str) -> Option<f64> {
@@ -234,7 +235,7 @@ impl<'a> Replay<'a> {
             return;
         };
         // Who noted nothing was asked for a model, and asked for it first.
-        let chosen = call.basis.as_ref().map_or(&call.model, |seen| &seen.chosen);
+        let chosen = call.basis.as_ref().map_or(&call.model, |basis| &basis.chosen);
         let (route, target) = match &decision {
             Ok((route, target)) => (&**route, Some(&**target)),
             Err(route) => (&**route, None),
@@ -244,7 +245,8 @@ impl<'a> Replay<'a> {
             self.own += 1;
             self.reproduced += u64::from(same && route == call.route);
         }
-        self.approximate += u64::from(call.basis.is_none());
+        let less = call.basis.as_ref().is_none_or(|it| it.shape_in_body && call.body.is_none());
+        self.approximate += u64::from(less);
         let key = (call.route.clone(), call.model.clone());
         let (figures, to) = self.lines.entry(key).or_default();
         let place = match target {
@@ -370,8 +372,8 @@ type Decision = Result<(std::sync::Arc<str>, std::sync::Arc<Target>), std::sync:
 fn decide(policy: &Policy, call: &Recorded) -> Option<Decision> {
     let synthetic;
     let body: &[u8] = match (&call.basis, &call.body) {
-        (Some(seen), _) => {
-            synthetic = serde_json::to_vec(&seen.request).ok()?;
+        (Some(basis), _) => {
+            synthetic = serde_json::to_vec(&basis.request).ok()?;
             &synthetic
         }
         (None, Some(body)) => body,
@@ -403,9 +405,9 @@ fn decide(policy: &Policy, call: &Recorded) -> Option<Decision> {
     let mut facts = Facts::new(endpoint, (&view, body), prompt, &headers, key, &live);
     facts.unix_s = call.unix_s;
     facts.draw = &call.id;
-    if let Some(seen) = &call.basis {
-        facts.assume_shape(seen.shape());
-        facts.user_digest = Some(seen.user.clone());
+    if let Some(basis) = &call.basis {
+        facts.assume_shape(shape(basis, call));
+        facts.user_digest = Some(basis.user.clone());
     }
     match policy.choose(&facts, &mut ()) {
         Ok(route) => Some(Ok((std::sync::Arc::clone(&route.rule.name), route.target))),
@@ -414,12 +416,21 @@ fn decide(policy: &Policy, call: &Recorded) -> Option<Decision> {
     }
 }
 
+fn shape(basis: &Basis, call: &Recorded) -> Shape {
+    let body = call.body.as_ref().filter(|_| basis.shape_in_body);
+    let read = body.and_then(|body| {
+        let view = RequestView::parse_model_optional(body).ok()?;
+        Some(Shape::read(&view, body))
+    });
+    read.unwrap_or_else(|| basis.shape())
+}
+
 /// The prompt's tokens: what was billed, within what routing knew of them.
 fn tokens(call: &Recorded) -> Option<u64> {
     let billed = call.usage.map(|usage| usage.input);
-    let Some(seen) = &call.basis else { return billed };
-    let least = seen.least_tokens.unwrap_or(0);
-    let most = seen.most_tokens.unwrap_or(u64::MAX).max(least);
+    let Some(basis) = &call.basis else { return billed };
+    let least = basis.least_tokens.unwrap_or(0);
+    let most = basis.most_tokens.unwrap_or(u64::MAX).max(least);
     // Without a bill, one that routing did not rule out. Without both, none has any.
     Some(billed.unwrap_or(least).clamp(least, most))
 }
@@ -428,9 +439,9 @@ fn headers(call: &Recorded) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let tags = call.tags.iter().map(|(name, value)| (format!("x-weir-tag-{name}"), value.as_str()));
     let session = Some(("x-weir-session".to_owned(), call.session.as_str()));
-    let seen = call.basis.iter().flat_map(|seen| &seen.headers);
-    let seen = seen.map(|(name, value)| (name.clone(), value.as_str()));
-    for (name, value) in tags.chain(session.filter(|(_, value)| !value.is_empty())).chain(seen) {
+    let basis = call.basis.iter().flat_map(|basis| &basis.headers);
+    let basis = basis.map(|(name, value)| (name.clone(), value.as_str()));
+    for (name, value) in tags.chain(session.filter(|(_, value)| !value.is_empty())).chain(basis) {
         if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_str(value)) {
             headers.insert(name, value);
         }

@@ -472,8 +472,8 @@ impl Record {
     ) -> R {
         let full = self.capture.mode == CaptureMode::Full && !self.request.is_empty();
         let pair = full.then(|| Pair {
-            request: std::mem::take(&mut self.request),
-            response: std::mem::take(&mut self.response),
+            request: self.request.clone(),
+            response: self.response.clone(),
             redact: Kinds { secrets: self.capture.redact_secrets, pii: self.capture.redact_pii },
             conversation: self
                 .notes

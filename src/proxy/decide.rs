@@ -123,7 +123,7 @@ fn choose(
     }
     if decision != Err(Stop::NeedsExact) {
         if gateway.recorder.is_some() && call.capture.mode != CaptureMode::Off {
-            let seen = Basis::of(&policy, &facts, &noted, &decision);
+            let seen = Basis::of(&policy, &facts, &noted, &decision, call.keeps_bodies());
             call.facts = serde_json::value::to_raw_value(&seen).ok();
         }
         note_effort(&facts.prompt, tokens.is_some(), &gateway.metrics);

@@ -318,8 +318,9 @@ impl Relay {
         self.unsaved && self.pending.len() == 1 && done()
     }
 
-    /// Ready when the record is on disk. Where that fails the answer does not end as if it had.
-    fn poll_save(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready when the record is on disk. Where that fails the answer does not end as if it had: a
+    /// stream ends with an event that says so, any other body with an error.
+    fn poll_save(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
         if self.saving.is_none() {
             self.saving = self.call.record_durably();
         }
@@ -328,13 +329,17 @@ impl Relay {
             None => false,
         };
         self.unsaved = false;
-        if !saved {
-            self.call.error = "not_recorded";
-            let error = error::not_recorded().to_json();
-            self.pending.clear();
-            self.pending.push_back([b"\n\ndata: ", &error[..], b"\n\n"].concat().into());
+        if saved {
+            return Poll::Ready(Ok(()));
         }
-        Poll::Ready(())
+        self.call.error = "not_recorded";
+        let error = error::not_recorded();
+        self.pending.clear();
+        if !self.stream {
+            return Poll::Ready(Err(error.message.into()));
+        }
+        self.pending.push_back([b"\n\ndata: ", &error.to_json()[..], b"\n\n"].concat().into());
+        Poll::Ready(Ok(()))
     }
 
     fn poll_upstream(&mut self, cx: &mut Context<'_>) -> Poll<Option<BodyError>> {
@@ -458,8 +463,12 @@ impl Body for Reply {
             Self::Relay(relay) => relay,
         };
         loop {
-            if relay.ended && relay.unsaved && relay.pending.len() <= 1 {
-                ready!(relay.poll_save(cx));
+            if relay.ended
+                && relay.unsaved
+                && relay.pending.len() <= 1
+                && let Err(error) = ready!(relay.poll_save(cx))
+            {
+                return Poll::Ready(Some(Err(error)));
             }
             if !relay.holds_last()
                 && let Some(piece) = relay.pending.pop_front()

@@ -68,7 +68,7 @@ pub struct PastCall {
     pub rates: BTreeMap<String, i64>,
     pub facts: Box<RawValue>,
     tokens: Vec<u64>,
-    /// The request's body, where there are no facts.
+    /// The request's body, where the facts do not say enough.
     #[serde(skip)]
     pub request: Option<Vec<u8>>,
 }
@@ -145,8 +145,9 @@ impl Past {
     /// The store is away, or has no ledger.
     pub async fn after(&self, last: Uuid) -> Result<Vec<PastCall>, StoreError> {
         let sql = format!(
-            "select {}, case when i.facts = '{{}}' then b.request end from interactions as i \
-             left join interaction_bodies as b on b.interaction_id = i.id and i.facts = '{{}}' \
+            "select {}, b.request from interactions as i \
+             left join interaction_bodies as b on b.interaction_id = i.id \
+               and (i.facts = '{{}}' or i.facts ->> 'shape_in_body' is not null) \
              where {} and i.id > {} order by i.id limit {ROWS}",
             self.object(),
             self.routed(),

@@ -63,6 +63,11 @@ fn load(gateway: &Gateway) -> u64 {
     for words in [100, 290, 310, 2000, 30_000] {
         go("", json!({"messages": [{"role": "user", "content": "word ".repeat(words)}]}));
     }
+    // Long, and no rule that is reached asks how it is built.
+    go(
+        "x-shift: night\r\n",
+        json!({"messages": [{"role": "user", "content": "word ".repeat(4000)}]}),
+    );
     go("", json!({"max_tokens": 1000}));
     go("", json!({"stream": false, "max_completion_tokens": 50, "service_tier": "default"}));
     for n in 0..6 {
