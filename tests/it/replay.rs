@@ -114,6 +114,53 @@ fn the_policy_in_force_decides_its_own_calls_alike_on_both_stores() {
 }
 
 #[test]
+fn what_records_do_not_keep_is_decided_alike_all_the_same() {
+    let upstream = Upstream::always(Answer::chat());
+    let policy = r#"
+models:
+  small: { price: { input: 1, output: 2 } }
+  large: { price: { input: 10, output: 20 } }
+routes:
+  - { name: staff, when: 'request.user.startsWith("staff-")', use: large }
+  - { name: keyed, when: 'header["x-api-key"] == "sk-of-a-partner"', use: large }
+  - { name: important, when: importance == "high", use: large }
+  - { name: rest, when: 'true', use: small }
+"#;
+    let gateway = Gateway::builder(&upstream).policy(policy).start();
+    let small = json!({"model": "small", "messages": []});
+    for user in ["staff-1", "guest-1"] {
+        send(&gateway, "", &json!({"model": "small", "messages": [], "user": user}));
+    }
+    send(&gateway, "x-api-key: sk-of-a-partner\r\n", &small);
+    // Of this one the record keeps nothing that a rule could ask for.
+    send(&gateway, "x-weir-importance: high\r\nx-weir-capture: off\r\n", &small);
+    eventually("all are stored", || gateway.records("stored") == 4);
+    let (code, report, _) = replay(&gateway, &[]);
+    assert_eq!(code, Some(0));
+    let total = &report["total"];
+    assert_eq!((&total["requests"], &total["changed"]), (&json!(4), &json!(0)), "{report:#}");
+    // Three at the large one and one at the small: 3 x 150 + 15 millionths.
+    assert_eq!(total["recorded_cost_usd"], "0.000465");
+    assert_eq!(total["difference_usd"], "0");
+    assert_eq!((&report["own"], &report["reproduced"]), (&json!(3), &json!(3)));
+    assert_eq!(report["approximate"], 1);
+    let names = "select count(*) from interactions where facts like '%staff-%' \
+                 or facts like '%guest-%' or facts like '%sk-of-a-partner%'";
+    assert_eq!(crate::support::rows::rows(&gateway.store(), names).unwrap(), [["0"]]);
+}
+
+#[test]
+fn a_body_that_is_no_question_gets_an_error_like_all_others() {
+    let upstream = Upstream::always(Answer::chat());
+    let gateway = Gateway::builder(&upstream).policy("routes: []").start();
+    for body in ["{", r#"{"sinse":"1h"}"#, r#"{"since":1}"#] {
+        let mut control = Raw::connect(gateway.control());
+        let answer = control.send(post_with("/api/policies/replay", "", body)).response().unwrap();
+        answer.assert_error(400, "invalid_request_error", "invalid_json");
+    }
+}
+
+#[test]
 fn another_policy_is_told_with_what_it_would_cost() {
     let upstream = Upstream::always(Answer::chat());
     let small = "models:\n  small: { price: { input: 1, output: 2 } }\n  \
