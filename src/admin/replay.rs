@@ -17,7 +17,6 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
-use uuid::Uuid;
 
 use crate::metering::money::Usd;
 use crate::openai::error::ApiError;
@@ -152,15 +151,16 @@ pub async fn replay(
         history.note(&model, output, count);
     }
     let mut replay = Replay::of(policy, &history);
-    let (mut last, mut done) = (Uuid::nil(), 0);
-    loop {
-        let calls = past.after(last).await?;
-        let Some(end) = calls.last() else { return Ok(replay.report()) };
-        last = end.id;
-        done += u64::try_from(calls.len()).unwrap_or(0);
-        calls.into_iter().for_each(|call| replay.add(&recorded(call)));
+    let (mut from, mut done) = (Some(past.start()), 0);
+    while let Some(id) = from {
+        let page = past.page(id).await?;
+        from = page.next;
+        done += u64::try_from(page.calls.len()).unwrap_or(0) + page.unreadable;
+        replay.skip(page.unreadable);
+        page.calls.into_iter().for_each(|call| replay.add(&recorded(call)));
         progress(done, all);
     }
+    Ok(replay.report())
 }
 
 fn recorded(call: PastCall) -> Recorded {
@@ -168,6 +168,7 @@ fn recorded(call: PastCall) -> Recorded {
         id: call.id.into_bytes(),
         unix_s: call.id.get_timestamp().map_or(0, |time| time.to_unix().0),
         usage: call.usage(),
+        body: call.request(),
         reported: call.usage_source.as_deref() == Some("reported"),
         cost: call.cost_picodollars.map(|cost| Usd::from_picodollars(cost.into())),
         basis: basis_of(call.facts.get()),
@@ -185,6 +186,5 @@ fn recorded(call: PastCall) -> Recorded {
         service_tier: call.service_tier,
         status: call.status_code,
         rates: call.rates,
-        body: call.request,
     }
 }

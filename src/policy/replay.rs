@@ -180,7 +180,7 @@ pub struct ReplayReport {
     pub reproduced: u64,
     /// Calls about which less was recorded than the decision may need.
     pub approximate: u64,
-    /// Calls that cannot be decided again: nothing of the request is known.
+    /// Calls that cannot be decided again: nothing of the request is known, or the row cannot be read.
     pub skipped: u64,
     /// By recorded route and model.
     pub lines: Vec<ReplayLine>,
@@ -267,6 +267,11 @@ impl<'a> Replay<'a> {
         // One that answered in place of the first, and would be first now, has answered already.
         let stays = same || target.is_some_and(|target| *target.model == *call.model);
         bills.add_to(figures, stays, target);
+    }
+
+    /// Counts calls that cannot be replayed.
+    pub fn skip(&mut self, calls: u64) {
+        self.skipped += calls;
     }
 
     /// What it came to.
