@@ -133,10 +133,10 @@ pub fn router(
         .routes(routes!(interactions::interactions, interactions::erasure))
         .routes(routes!(interactions::interaction))
         .routes(routes!(feedback::feedback))
-        .routes(routes!(replay::replay_route))
         .routes(routes!(models::models))
         .routes(routes!(models::model))
         .merge(policies::router())
+        .merge(replay::router())
         .split_for_parts();
     router
         .route("/openapi.json", axum::routing::get(move || async move { Json(description) }))

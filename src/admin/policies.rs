@@ -41,7 +41,7 @@ use super::Parts;
 use super::reply;
 
 /// Largest body: a folder is read into memory before it is checked.
-const LARGEST_BODY: usize = 16 << 20;
+pub(super) const LARGEST_BODY: usize = 16 << 20;
 /// Most files of a folder.
 const MOST_FILES: usize = 1_000;
 /// Largest file, and one byte: what is longer is refused as a policy file.
@@ -177,7 +177,7 @@ async fn answer<T: Serialize + Send + 'static>(
     }
 }
 
-fn whole(body: Result<Bytes, BytesRejection>) -> Result<Bytes, ApiError> {
+pub(super) fn whole(body: Result<Bytes, BytesRejection>) -> Result<Bytes, ApiError> {
     body.map_err(|rejected| match rejected.status() {
         StatusCode::PAYLOAD_TOO_LARGE => ApiError::new(
             413,
@@ -201,12 +201,19 @@ fn unsupported(kind: &str) -> ApiError {
     ApiError::new(415, "invalid_request_error", "unsupported_media_type", message)
 }
 
-fn invalid_json(error: serde_json::Error) -> ApiError {
+pub(super) fn invalid_json(error: serde_json::Error) -> ApiError {
     ApiError::bad_request("invalid_json", format!("The body cannot be used: {error}."))
 }
 
 fn of_json(body: &[u8]) -> Result<BTreeMap<String, String>, ApiError> {
     let Files { files } = serde_json::from_slice(body).map_err(invalid_json)?;
+    as_folder(files)
+}
+
+/// Files by the names that they have in a policy folder.
+pub(super) fn as_folder(
+    files: BTreeMap<String, String>,
+) -> Result<BTreeMap<String, String>, ApiError> {
     let mut named = BTreeMap::new();
     for (path, text) in files {
         let Some(name) = file_name(Path::new(&path)) else {

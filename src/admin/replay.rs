@@ -7,12 +7,16 @@ use std::sync::PoisonError;
 use std::sync::TryLockError;
 
 use axum::Json;
+use axum::body::Bytes;
+use axum::extract::DefaultBodyLimit;
 use axum::extract::State;
+use axum::extract::rejection::BytesRejection;
 use axum::response::IntoResponse as _;
 use axum::response::Response;
 use serde::Deserialize;
 use utoipa::ToSchema;
-use uuid::Uuid;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::metering::money::Usd;
 use crate::openai::error::ApiError;
@@ -35,7 +39,11 @@ use crate::store::StoreError;
 use super::Parts;
 use super::bad_parameter;
 use super::now;
+use super::policies::LARGEST_BODY;
+use super::policies::as_folder;
+use super::policies::invalid_json;
 use super::policies::today;
+use super::policies::whole;
 use super::reply;
 use super::store_away;
 use super::store_off;
@@ -46,7 +54,7 @@ static RUNNING: Mutex<()> = Mutex::new(());
 /// Which calls, and what they are sent through.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Question {
+struct ReplayQuestion {
     /// RFC 3339, or a duration before now such as 24h; all there is when left out.
     since: Option<String>,
     /// The same; not part of the period.
@@ -55,24 +63,33 @@ pub(super) struct Question {
     files: Option<BTreeMap<String, String>>,
 }
 
+/// The route of this file.
+pub(super) fn router() -> OpenApiRouter<Parts> {
+    let layer = DefaultBodyLimit::max(LARGEST_BODY);
+    OpenApiRouter::new().routes(routes!(replay_route)).layer(layer)
+}
+
 /// Says what a policy would have done with recorded calls, and what that would have cost.
 #[utoipa::path(
     post,
     path = "/api/policies/replay",
-    request_body = Question,
+    request_body = ReplayQuestion,
     responses(
         (status = 200, description = "revision, total, own, reproduced, approximate, skipped, and lines by recorded route and model: requests, changed, refused, recorded_cost_usd, projected_cost_usd, difference_usd, projected_low_usd, projected_high_usd, without_history, unpriced, to", body = serde_json::Value),
         (status = 400, description = "The period, or the files, cannot be used"),
         (status = 404, description = "The store is switched off"),
+        (status = 413, description = "The body is too large"),
         (status = 409, description = "Another replay is running"),
         (status = 503, description = "The store cannot be read now"),
     )
 )]
-pub(super) async fn replay_route(
-    State(parts): State<Parts>,
-    Json(question): Json<Question>,
-) -> Response {
+async fn replay_route(State(parts): State<Parts>, body: Result<Bytes, BytesRejection>) -> Response {
     let Some(ledger) = parts.ledger.clone() else { return store_off() };
+    let question = whole(body).and_then(|body| serde_json::from_slice(&body).map_err(invalid_json));
+    let question: ReplayQuestion = match question {
+        Ok(question) => question,
+        Err(refused) => return reply(&refused),
+    };
     let given = [("since", &question.since), ("until", &question.until)];
     let given = given.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?)));
     let period = match SpendQuery::parse(given, now()) {
@@ -108,7 +125,8 @@ fn busy() -> Response {
 
 fn checked(files: BTreeMap<String, String>, settings: &Settings) -> Result<Policy, ApiError> {
     let settings = Settings { today: Some(today()), ..settings.clone() };
-    let (Checked { policy, diagnostics, .. }, _) = Policy::verify(&Sources::of(files), &settings);
+    let sources = Sources::of(as_folder(files)?);
+    let (Checked { policy, diagnostics, .. }, _) = Policy::verify(&sources, &settings);
     policy.ok_or_else(|| {
         let said: String = diagnostics.iter().map(ToString::to_string).collect();
         ApiError::bad_request("invalid_policy", said).param("files")
@@ -133,15 +151,16 @@ pub async fn replay(
         history.note(&model, output, count);
     }
     let mut replay = Replay::of(policy, &history);
-    let (mut last, mut done) = (Uuid::nil(), 0);
-    loop {
-        let calls = past.after(last).await?;
-        let Some(end) = calls.last() else { return Ok(replay.report()) };
-        last = end.id;
-        done += u64::try_from(calls.len()).unwrap_or(0);
-        calls.into_iter().for_each(|call| replay.add(&recorded(call)));
+    let (mut from, mut done) = (Some(past.start()), 0);
+    while let Some(id) = from {
+        let page = past.page(id).await?;
+        from = page.next;
+        done += u64::try_from(page.calls.len()).unwrap_or(0) + page.unreadable;
+        replay.skip(page.unreadable);
+        page.calls.into_iter().for_each(|call| replay.add(&recorded(call)));
         progress(done, all);
     }
+    Ok(replay.report())
 }
 
 fn recorded(call: PastCall) -> Recorded {
@@ -149,6 +168,7 @@ fn recorded(call: PastCall) -> Recorded {
         id: call.id.into_bytes(),
         unix_s: call.id.get_timestamp().map_or(0, |time| time.to_unix().0),
         usage: call.usage(),
+        body: call.request(),
         reported: call.usage_source.as_deref() == Some("reported"),
         cost: call.cost_picodollars.map(|cost| Usd::from_picodollars(cost.into())),
         basis: basis_of(call.facts.get()),
@@ -166,6 +186,5 @@ fn recorded(call: PastCall) -> Recorded {
         service_tier: call.service_tier,
         status: call.status_code,
         rates: call.rates,
-        body: call.request,
     }
 }

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde::Serialize;
@@ -14,15 +15,19 @@ use crate::openai::shape::Shape;
 use super::Policy;
 use super::choose::Route;
 use super::choose::Stop;
+use super::expression::Expression;
 use super::facts::Facts;
 use super::facts::Live;
 use super::facts::ModelState;
 use super::file::Sticky;
 use super::rule::Action;
 
-/// Fields of a request that rules can ask for and that say nothing of what was said.
-const FIELDS: [&str; 6] =
-    ["model", "stream", "max_tokens", "max_completion_tokens", "max_output_tokens", "service_tier"];
+/// Fields of a request that rules can ask for and that say nothing of what was said: names, and
+/// numbers and flags.
+const NAMES: [&str; 2] = ["model", "service_tier"];
+const NUMBERS: [&str; 4] = ["stream", "max_tokens", "max_completion_tokens", "max_output_tokens"];
+/// Bytes of a name that is kept, the model's aside: a tier is a word.
+const LONGEST_NAME: usize = 64;
 /// Bytes of a body that takes more than some microseconds to read.
 const LONG: usize = 8 << 10;
 const IMPORTANCE: &str = "x-weir-importance";
@@ -94,6 +99,9 @@ pub struct Basis {
     /// Tells the end user apart, where a split sticks to users.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub user: String,
+    /// Whether conditions held that ask for what no record may keep.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub held: BTreeMap<String, bool>,
     /// How the models that were asked about were doing.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub models: BTreeMap<String, ModelState>,
@@ -133,6 +141,7 @@ impl Basis {
             least_tokens: Some(least).filter(|least| *least > Told::NOTHING.least),
             most_tokens: Some(most).filter(|most| *most < Told::NOTHING.most),
             user: if policy.sticks_to_users() { facts.user_digest() } else { String::new() },
+            held: held(policy, facts, decision),
             models: noted.models.take(),
             outputs: noted.outputs.take(),
         }
@@ -147,12 +156,17 @@ impl Basis {
 
 fn fields(policy: &Policy, facts: &Facts<'_>) -> Map<String, Value> {
     let mut fields = Map::new();
-    for name in FIELDS {
+    for name in NAMES.into_iter().chain(NUMBERS) {
         let value = facts.view.raw(facts.body, name);
-        if let Some(value) = value.and_then(|raw| serde_json::from_slice::<Value>(raw).ok())
-            && !value.is_object()
-            && !value.is_array()
-        {
+        let value = value.and_then(|raw| serde_json::from_slice::<Value>(raw).ok());
+        // A client that writes a text where a number belongs may have written anything.
+        if let Some(value) = value.filter(|value| match value {
+            Value::String(text) => match name {
+                "model" => true,
+                name => NAMES.contains(&name) && text.len() <= LONGEST_NAME,
+            },
+            value => value.is_number() || value.is_boolean(),
+        }) {
             fields.insert(name.to_owned(), value);
         }
     }
@@ -166,12 +180,31 @@ fn fields(policy: &Policy, facts: &Facts<'_>) -> Map<String, Value> {
 }
 
 fn headers(policy: &Policy, facts: &Facts<'_>) -> BTreeMap<String, String> {
-    let secret = |name: &&str| {
-        let name = name.to_ascii_lowercase();
-        !matches!(&*name, "authorization" | "api-key" | "cookie" | "proxy-authorization")
-    };
-    let named = policy.entries_of("header").filter(secret).chain([IMPORTANCE]);
+    let named = policy.entries_of("header").chain([IMPORTANCE]);
     named.filter_map(|name| Some((name.to_owned(), facts.header(name)?.to_owned()))).collect()
+}
+
+/// The outcomes of conditions that cannot be asked again; of those that were asked.
+fn held(
+    policy: &Policy,
+    facts: &Facts<'_>,
+    decision: &Result<Route, Stop>,
+) -> BTreeMap<String, bool> {
+    let decisive = match decision {
+        Ok(route) => Some(&route.rule),
+        Err(Stop::Refused(refusal)) => Some(&refusal.rule),
+        Err(Stop::NeedsExact) => None,
+    };
+    let mut asked = Vec::new();
+    for rule in &policy.rules {
+        asked.extend(rule.when.as_ref().filter(|when| when.reads_private()));
+        if decisive.is_some_and(|decisive| Arc::ptr_eq(decisive, rule)) {
+            break;
+        }
+    }
+    let outcome =
+        |when: &Expression| (Facts::held_key(when.source()), when.eval(facts) == Ok(true));
+    asked.into_iter().map(outcome).collect()
 }
 
 impl Policy {

@@ -138,7 +138,9 @@ impl Policy {
     /// [`Stop`]: the request is refused, or its prompt has to be counted first.
     pub fn choose(&self, facts: &Facts<'_>, trace: &mut impl Trace) -> Result<Route, Stop> {
         for rule in &self.rules {
-            let outcome = rule.when.as_ref().map_or(Ok(true), |when| when.eval(facts));
+            let outcome = rule.when.as_ref().map_or(Ok(true), |when| {
+                facts.held(when.source()).map_or_else(|| when.eval(facts), Ok)
+            });
             if outcome == Err(EvalError::NeedsExact) {
                 return Err(Stop::NeedsExact);
             }

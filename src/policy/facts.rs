@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
+use std::collections::BTreeMap;
 
 use http::HeaderMap;
 use serde::Deserialize;
@@ -35,6 +36,8 @@ pub struct Facts<'a> {
     pub draw: &'a [u8],
     /// Where the end user's name is not known any more: its digest.
     pub(super) user_digest: Option<String>,
+    /// Whether conditions held that cannot be asked any more, by [`Facts::held_key`].
+    pub(super) held: Option<&'a BTreeMap<String, bool>>,
     shape: OnceCell<Shape>,
 }
 
@@ -117,6 +120,7 @@ impl<'a> Facts<'a> {
             live,
             draw: b"",
             user_digest: None,
+            held: None,
             shape,
         }
     }
@@ -147,8 +151,17 @@ impl<'a> Facts<'a> {
         if user.is_empty() {
             return String::new();
         }
-        let digest = ring::digest::digest(&ring::digest::SHA256, user.as_bytes());
-        digest.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+        hex(&user, 16)
+    }
+
+    /// Whether a condition holds, as far as a record says so.
+    pub(super) fn held(&self, condition: &str) -> Option<bool> {
+        self.held?.get(&Self::held_key(condition)).copied()
+    }
+
+    /// What a record calls a condition: a digest, since its text may name people and keys.
+    pub(super) fn held_key(condition: &str) -> String {
+        hex(condition, 8)
     }
 
     /// `importance`: `low`, `normal` or `high`; whatever else a client writes is `normal`.
@@ -195,6 +208,12 @@ impl<'a> Facts<'a> {
         // 1970-01-01 was a Thursday.
         i64::try_from((self.unix_s / 86_400 + 4) % 7).unwrap_or_default()
     }
+}
+
+/// The first bytes of a text's digest.
+fn hex(text: &str, bytes: usize) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+    digest.as_ref().iter().take(bytes).map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

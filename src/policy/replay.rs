@@ -174,13 +174,14 @@ pub struct ReplayReport {
     pub revision: String,
     /// Everything.
     pub total: Figures,
-    /// Calls that this policy decided itself, and those of them that it decides alike.
+    /// Calls that this policy decided itself and of which it is known what it saw; and those of them
+    /// that it decides alike.
     pub own: u64,
     /// The same.
     pub reproduced: u64,
     /// Calls about which less was recorded than the decision may need.
     pub approximate: u64,
-    /// Calls that cannot be decided again: nothing of the request is known.
+    /// Calls that cannot be decided again: nothing of the request is known, or the row cannot be read.
     pub skipped: u64,
     /// By recorded route and model.
     pub lines: Vec<ReplayLine>,
@@ -230,7 +231,14 @@ impl<'a> Replay<'a> {
 
     /// Replays a call.
     pub fn add(&mut self, call: &Recorded) {
-        let Some(decision) = decide(self.policy, call) else {
+        let is_own = call.revision == self.policy.revision();
+        // Without rules the model asked for is all there is to know.
+        let is_known = call.basis.is_some() || self.policy.rules.is_empty();
+        let decision = match is_own && !is_known {
+            true => as_recorded(self.policy, call),
+            false => decide(self.policy, call),
+        };
+        let Some(decision) = decision else {
             self.skipped += 1;
             return;
         };
@@ -241,7 +249,7 @@ impl<'a> Replay<'a> {
             Err(route) => (&**route, None),
         };
         let same = target.map_or("", |target| &target.model) == chosen.as_str();
-        if call.revision == self.policy.revision() {
+        if is_own && is_known {
             self.own += 1;
             self.reproduced += u64::from(same && route == call.route);
         }
@@ -258,7 +266,14 @@ impl<'a> Replay<'a> {
         figures.changed += u64::from(!same);
         figures.refused += u64::from(target.is_none());
         let bills = Bills { policy: self.policy, history: self.history, call };
-        bills.add_to(figures, same, target);
+        // One that answered in place of the first, and would be first now, has answered already.
+        let stays = same || target.is_some_and(|target| *target.model == *call.model);
+        bills.add_to(figures, stays, target);
+    }
+
+    /// Counts calls that cannot be replayed.
+    pub fn skip(&mut self, calls: u64) {
+        self.skipped += calls;
     }
 
     /// What it came to.
@@ -312,10 +327,11 @@ struct Bills<'a> {
 }
 
 impl Bills<'_> {
-    fn add_to(&self, figures: &mut Figures, same: bool, target: Option<&Target>) {
+    /// `stays`: the model that answered would answer again.
+    fn add_to(&self, figures: &mut Figures, stays: bool, target: Option<&Target>) {
         let Some(usage) = &self.call.usage else { return };
         let recorded = self.call.cost;
-        let projected = match (same, target) {
+        let projected = match (stays, target) {
             (true, _) => self.again(usage),
             (false, Some(target)) => self.at(target, usage),
             // What is refused costs nothing.
@@ -328,7 +344,7 @@ impl Bills<'_> {
         figures.recorded_cost_usd += recorded;
         figures.projected_cost_usd += projected;
         let (mut low, mut high) = (projected, projected);
-        if let Some(target) = target.filter(|_| !same) {
+        if let Some(target) = target.filter(|_| !stays) {
             match self.history.band(&target.model) {
                 Some((least, most)) => {
                     let with = |output| self.at(target, &Usage { output, ..*usage });
@@ -369,6 +385,15 @@ impl Bills<'_> {
 /// The rule and the model; or the rule that refuses. `None` when nothing of the request is known.
 type Decision = Result<(std::sync::Arc<str>, std::sync::Arc<Target>), std::sync::Arc<str>>;
 
+/// What this policy has decided: of a call of its own that it cannot decide again.
+fn as_recorded(policy: &Policy, call: &Recorded) -> Option<Decision> {
+    let route = call.route.as_str().into();
+    Some(match call.model.as_str() {
+        "" => Err(route),
+        model => Ok((route, policy.target(model))),
+    })
+}
+
 fn decide(policy: &Policy, call: &Recorded) -> Option<Decision> {
     let synthetic;
     let body: &[u8] = match (&call.basis, &call.body) {
@@ -408,6 +433,7 @@ fn decide(policy: &Policy, call: &Recorded) -> Option<Decision> {
     if let Some(basis) = &call.basis {
         facts.assume_shape(shape(basis, call));
         facts.user_digest = Some(basis.user.clone());
+        facts.held = Some(&basis.held);
     }
     match policy.choose(&facts, &mut ()) {
         Ok(route) => Some(Ok((std::sync::Arc::clone(&route.rule.name), route.target))),

@@ -49,6 +49,7 @@ pub use objects::Objects;
 pub use pair::Pair;
 pub use past::Past;
 pub use past::PastCall;
+pub use past::PastPage;
 pub use period::Period;
 pub use recorder::Recorder;
 pub use recorder::Settings;

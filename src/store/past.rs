@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 use sqlx::AnyPool;
 use sqlx::AssertSqlSafe;
 use sqlx::Row as _;
+use sqlx::any::AnyRow;
 use uuid::Uuid;
 
 use crate::openai::usage::Usage;
@@ -21,7 +22,7 @@ use super::period::Period;
 use super::period::first_id;
 
 /// Rows of one statement.
-const ROWS: u32 = 2000;
+const ROWS: usize = 500;
 /// Largest body that is read.
 const LARGEST_BODY: usize = 16 << 20;
 
@@ -68,9 +69,20 @@ pub struct PastCall {
     pub rates: BTreeMap<String, i64>,
     pub facts: Box<RawValue>,
     tokens: Vec<u64>,
-    /// The request's body, where the facts do not say enough.
+    /// The request's body, packed, where the facts do not say enough.
     #[serde(skip)]
-    pub request: Option<Vec<u8>>,
+    packed: Option<Vec<u8>>,
+}
+
+/// Some calls in the order of their ids.
+#[derive(Debug)]
+pub struct PastPage {
+    /// The calls that can be read.
+    pub calls: Vec<PastCall>,
+    /// How many cannot.
+    pub unreadable: u64,
+    /// Where the next page begins; `None` at the end.
+    pub next: Option<Uuid>,
 }
 
 impl PastCall {
@@ -82,6 +94,13 @@ impl PastCall {
             *field(&mut usage) = *tokens;
         }
         Some(usage)
+    }
+
+    /// The request's body, where the facts do not say enough and it was kept. Unpacks it: of a page of large
+    /// bodies, only one is in memory as a whole.
+    pub fn request(&self) -> Option<Vec<u8>> {
+        let packed = self.packed.as_ref().filter(|packed| !packed.is_empty());
+        pair::unpack(packed?, LARGEST_BODY).ok()
     }
 }
 
@@ -132,46 +151,36 @@ impl Past {
         let rows = statement.fetch_all(&self.pool).await;
         let rows = rows.map_err(|error| self.database.unreadable(&error))?;
         let count = |count: i64| u64::try_from(count).unwrap_or(0);
-        let read = |row: &sqlx::any::AnyRow| {
-            Ok((row.try_get(0)?, count(row.try_get(1)?), count(row.try_get(2)?)))
-        };
+        let read =
+            |row: &AnyRow| Ok((row.try_get(0)?, count(row.try_get(1)?), count(row.try_get(2)?)));
         let read: sqlx::Result<Vec<_>> = rows.iter().map(read).collect();
         read.map_err(|error| self.database.unreadable(&error))
     }
 
-    /// The calls after one, in the order of their ids; empty at the end.
+    /// Where the first page begins.
+    pub fn start(&self) -> Uuid {
+        self.first
+    }
+
+    /// The calls from an id on, in the order of their ids.
     ///
     /// # Errors
     /// The store is away, or has no ledger.
-    pub async fn after(&self, last: Uuid) -> Result<Vec<PastCall>, StoreError> {
+    pub async fn page(&self, from: Uuid) -> Result<PastPage, StoreError> {
+        // One lower bound: of two, SQLite would begin at the period's, and walk to the other.
         let sql = format!(
-            "select {}, b.request from interactions as i \
+            "select cast(i.id as text), {}, b.request from interactions as i \
              left join interaction_bodies as b on b.interaction_id = i.id \
                and (i.facts = '{{}}' or i.facts ->> 'shape_in_body' is not null) \
-             where {} and i.id > {} order by i.id limit {ROWS}",
+             where {} order by i.id limit {ROWS}",
             self.object(),
             self.routed(),
-            self.database.id(3),
         );
         let statement = sqlx::query(AssertSqlSafe(sql));
-        let statement = statement.bind(self.first.to_string()).bind(self.end.to_string());
-        let rows = statement.bind(last.to_string()).fetch_all(&self.pool).await;
-        let rows = rows.map_err(|error| self.database.unreadable(&error))?;
-        let mut calls = Vec::with_capacity(rows.len());
-        for row in &rows {
-            let read = || Ok::<_, sqlx::Error>((row.try_get(0)?, row.try_get(1)?));
-            let (text, packed): (String, Option<Vec<u8>>) =
-                read().map_err(|error| self.database.unreadable(&error))?;
-            match serde_json::from_str::<PastCall>(&text) {
-                Ok(mut call) => {
-                    let packed = packed.filter(|packed| !packed.is_empty());
-                    call.request = packed.and_then(|it| pair::unpack(&it, LARGEST_BODY).ok());
-                    calls.push(call);
-                }
-                Err(error) => tracing::error!(%error, "a recorded call cannot be read"),
-            }
-        }
-        Ok(calls)
+        let statement = statement.bind(from.to_string()).bind(self.end.to_string());
+        let rows = statement.fetch_all(&self.pool).await;
+        let page = rows.and_then(|rows| read_page(&rows));
+        page.map_err(|error| self.database.unreadable(&error))
     }
 
     /// Calls of the period that are routed by model.
@@ -197,4 +206,24 @@ impl Past {
         let others = [("id", "i.id".to_owned()), ("tokens", tokens)];
         self.database.json_object(plain.into_iter().chain(json).chain(others))
     }
+}
+
+fn read_page(rows: &[AnyRow]) -> sqlx::Result<PastPage> {
+    let (mut calls, mut unreadable) = (Vec::with_capacity(rows.len()), 0);
+    for row in rows {
+        let (id, text): (String, String) = (row.try_get(0)?, row.try_get(1)?);
+        match serde_json::from_str::<PastCall>(&text) {
+            Ok(call) => calls.push(PastCall { packed: row.try_get(2)?, ..call }),
+            Err(error) => {
+                unreadable += 1;
+                tracing::error!(id, %error, "a recorded call cannot be read");
+            }
+        }
+    }
+    let last = match rows.last().filter(|_| rows.len() == ROWS) {
+        Some(row) => Uuid::try_parse(&row.try_get::<String, _>(0)?).ok(),
+        None => None,
+    };
+    let next = last.map(|last| Uuid::from_u128(last.as_u128().saturating_add(1)));
+    Ok(PastPage { calls, unreadable, next })
 }

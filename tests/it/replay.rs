@@ -12,6 +12,7 @@ use crate::support::eventually;
 use crate::support::exchange;
 use crate::support::http::post_with;
 use crate::support::postgres::Postgres;
+use crate::support::rows::rows;
 
 /// A rule of each kind.
 const RICH: &str = r#"
@@ -114,7 +115,103 @@ fn the_policy_in_force_decides_its_own_calls_alike_on_both_stores() {
         let facts = "select count(*) from interactions where facts like '%not for the record%'";
         let store = config.strip_prefix("store: ").map_or(gateway.store(), str::to_owned);
         let facts = facts.replace("facts like", "cast(facts as text) like");
-        assert_eq!(crate::support::rows::rows(&store, &facts).unwrap(), [["0"]]);
+        assert_eq!(rows(&store, &facts).unwrap(), [["0"]]);
+    }
+}
+
+#[test]
+fn what_records_do_not_keep_is_decided_alike_all_the_same() {
+    let upstream = Upstream::always(Answer::chat());
+    let policy = r#"
+models:
+  small: { price: { input: 1, output: 2 } }
+  large: { price: { input: 10, output: 20 } }
+routes:
+  - { name: staff, when: 'request.user.startsWith("staff-")', use: large }
+  - { name: keyed, when: 'header["x-api-key"] == "sk-of-a-partner"', use: large }
+  - { name: important, when: importance == "high", use: large }
+  - { name: rest, when: 'true', use: small }
+"#;
+    let gateway = Gateway::builder(&upstream).policy(policy).start();
+    let small = json!({"model": "small", "messages": []});
+    for user in ["staff-1", "guest-1"] {
+        send(&gateway, "", &json!({"model": "small", "messages": [], "user": user}));
+    }
+    send(&gateway, "x-api-key: sk-of-a-partner\r\n", &small);
+    // Of this one the record keeps nothing that a rule could ask for.
+    send(&gateway, "x-weir-importance: high\r\nx-weir-capture: off\r\n", &small);
+    eventually("all are stored", || gateway.records("stored") == 4);
+    let (code, report, _) = replay(&gateway, &[]);
+    assert_eq!(code, Some(0));
+    let total = &report["total"];
+    assert_eq!((&total["requests"], &total["changed"]), (&json!(4), &json!(0)), "{report:#}");
+    // Three at the large one and one at the small: 3 x 150 + 15 millionths.
+    assert_eq!(total["recorded_cost_usd"], "0.000465");
+    assert_eq!(total["difference_usd"], "0");
+    assert_eq!((&report["own"], &report["reproduced"]), (&json!(3), &json!(3)));
+    assert_eq!(report["approximate"], 1);
+    let names = "select count(*) from interactions where facts like '%staff-%' \
+                 or facts like '%guest-%' or facts like '%sk-of-a-partner%'";
+    assert_eq!(rows(&gateway.store(), names).unwrap(), [["0"]]);
+}
+
+#[test]
+fn every_call_is_replayed_once_and_a_page_that_cannot_be_read_is_not_the_end() {
+    let server = Postgres::start();
+    for store in [None, Some(server.create("pages"))] {
+        let upstream = Upstream::always(Answer::chat());
+        let config = store.map(|url| format!("store: {url}")).unwrap_or_default();
+        let gateway = Gateway::builder(&upstream).policy(RICH).config(&config).start();
+        send(&gateway, "", &json!({"model": "small", "messages": []}));
+        eventually("it is stored", || gateway.records("stored") == 1);
+        let store = config.strip_prefix("store: ").map_or(gateway.store(), str::to_owned);
+        copy(&store, 1_199);
+        // 9 tokens in and 3 out at 1 and 2: 15 millionths; 1200 x 15 = 18000 millionths.
+        let (_, report, _) = replay(&gateway, &[]);
+        assert_eq!(report["total"]["recorded_cost_usd"], "0.018", "{report:#}");
+        assert_eq!((&report["own"], &report["reproduced"]), (&json!(1200), &json!(1200)));
+        // More than a page, from the first on.
+        let first = "select id from interactions order by id limit 600";
+        rows(&store, &format!("update interactions set rates = '[]' where id in ({first})"))
+            .unwrap();
+        let (code, report, _) = replay(&gateway, &[]);
+        assert_eq!((code, &report["total"]["requests"]), (Some(0), &json!(600)), "{report:#}");
+        assert_eq!(report["skipped"], 600);
+    }
+}
+
+/// Copies the one call so many times, each under an id that comes after its own.
+fn copy(store: &str, times: u32) {
+    let (numbers, id) = match store.starts_with("sqlite") {
+        true => (
+            format!("recursive n(i) as (select 1 union all select i + 1 from n limit {times})"),
+            "substr(id, 1, 24) || printf('f%011d', i)",
+        ),
+        false => (
+            format!("n(i) as (select generate_series(1, {times}))"),
+            "cast(substr(cast(id as text), 1, 24) || 'f' || lpad(cast(i as text), 11, '0') as uuid)",
+        ),
+    };
+    let columns = "created_at, key_name, tags, endpoint, route, policy_version, requested_model, \
+                   model, upstream_model, streamed, status_code, client_left, attempts, \
+                   latency_ms, usage_source, input_tokens, cached_input_tokens, \
+                   cached_audio_input_tokens, cached_image_input_tokens, cache_write_tokens, \
+                   audio_input_tokens, image_input_tokens, output_tokens, reasoning_tokens, \
+                   audio_output_tokens, image_output_tokens, rates, cost_picodollars, \
+                   price_status, facts";
+    let copies = format!("select {id}, {columns} from interactions, n");
+    rows(store, &format!("with {numbers} insert into interactions (id, {columns}) {copies}"))
+        .unwrap();
+}
+
+#[test]
+fn a_body_that_is_no_question_gets_an_error_like_all_others() {
+    let upstream = Upstream::always(Answer::chat());
+    let gateway = Gateway::builder(&upstream).policy("routes: []").start();
+    for body in ["{", r#"{"sinse":"1h"}"#, r#"{"since":1}"#] {
+        let mut control = Raw::connect(gateway.control());
+        let answer = control.send(post_with("/api/policies/replay", "", body)).response().unwrap();
+        answer.assert_error(400, "invalid_request_error", "invalid_json");
     }
 }
 

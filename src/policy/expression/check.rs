@@ -55,7 +55,7 @@ pub(super) struct Input {
     pub(super) label: Arc<str>,
     cost: Cost,
     value: Typed,
-    is_secret: bool,
+    pub(super) is_secret: bool,
 }
 
 /// Walks the tree. Its methods return `None` where they complained.

@@ -126,12 +126,18 @@ impl Expression {
         self.inputs.iter().any(Input::is_counted)
     }
 
-    /// The entries that it reads by a fixed key, as map and key: `("header", "user-agent")`.
+    /// The entries that it reads by a fixed key, as map and key: `("header", "user-agent")`. Those
+    /// that hold secrets are left out.
     pub fn entries(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.inputs.iter().filter_map(|input| {
+        self.inputs.iter().filter(|input| !input.is_secret).filter_map(|input| {
             let (map, key) = input.label.strip_suffix("\"]")?.split_once("[\"")?;
             Some((map, key))
         })
+    }
+
+    /// Whether it reads what no record may keep: the end user's name, a secret header.
+    pub fn reads_private(&self) -> bool {
+        self.inputs.iter().any(|input| input.is_secret || &*input.label == "request.user")
     }
 
     /// The variables that it reads, each with the value seen, in order of place. Asks for all of
