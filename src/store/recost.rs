@@ -8,6 +8,7 @@ use sqlx::AnyConnection;
 use sqlx::AssertSqlSafe;
 use sqlx::Row as _;
 use sqlx::any::AnyRow;
+use uuid::Uuid;
 
 use crate::metering::catalogue::Catalogue;
 use crate::metering::cost::PriceStatus;
@@ -22,6 +23,7 @@ use super::interaction::Charge;
 use super::interaction::Kind;
 use super::interaction::TOKENS;
 use super::period::Period;
+use super::period::first_id;
 
 /// Rows of one statement.
 const ROWS: i64 = 500;
@@ -80,12 +82,13 @@ impl Work<'_> {
     async fn run(&self, connection: &mut AnyConnection) -> sqlx::Result<Recosted> {
         let (select, update) = (self.select(), self.update());
         let mut total = Recosted::default();
-        // Less than any other id.
-        let mut last = "00000000-0000-0000-0000-000000000000".to_owned();
+        // By ids, which begin with their time: by times SQLite would sort all rows for each page.
+        let before = first_id(self.period.since).as_u128().saturating_sub(1);
+        let (mut last, end_id) = (Uuid::from_u128(before).to_string(), first_id(self.period.until));
         loop {
             let statement = sqlx::query(AssertSqlSafe(select.clone()));
-            let statement = statement.bind(self.period.since).bind(self.period.until);
-            let rows = statement.bind(last).bind(ROWS).fetch_all(&mut *connection).await?;
+            let statement = statement.bind(last).bind(end_id.to_string());
+            let rows = statement.bind(ROWS).fetch_all(&mut *connection).await?;
             let Some(end) = rows.last() else { return Ok(total) };
             last = end.try_get("id")?;
             let changes = rows.iter().map(|row| self.price(row, &mut total));
@@ -96,14 +99,12 @@ impl Work<'_> {
     }
 
     fn select(&self) -> String {
-        let (since, until) = (self.database.instant(1), self.database.instant(2));
+        let (last, end) = (self.database.id(1), self.database.id(2));
         let tokens = TOKENS.map(|(name, _)| name).join(", ");
         format!(
             "select cast(id as text) as id, model, upstream_model, response_model, service_tier, \
              usage_source, cost_picodollars, {tokens} from interactions \
-             where created_at >= {since} and created_at < {until} and usage_source is not null \
-             and id > {} order by id limit $4",
-            self.database.id(3),
+             where id > {last} and id < {end} and usage_source is not null order by id limit $3",
         )
     }
 
