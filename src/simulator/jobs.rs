@@ -70,7 +70,7 @@ impl Job {
     }
 
     fn ended(&self) -> bool {
-        matches!(self.status(), "succeeded" | "failed" | "cancelled")
+        is_end(self.status())
     }
 
     /// When the job ends if nobody stops it: near enough for one that was stopped.
@@ -104,8 +104,8 @@ impl Job {
         self.id.replacen("ftjob-", "file-result-", 1)
     }
 
-    fn error(&self) -> Value {
-        match (&self.training.fault, self.status()) {
+    fn error(&self, status: &str) -> Value {
+        match (&self.training.fault, status) {
             (Some(fault), "failed") => json!({
                 "code": "invalid_training_file", "param": "training_file", "message": fault,
             }),
@@ -129,7 +129,9 @@ impl Job {
 
     pub(super) fn to_value(&self) -> Value {
         let field = |name: &str| self.request.get(name).cloned().unwrap_or(Value::Null);
-        let succeeded = self.status() == "succeeded";
+        // Asked once: time goes on, and all fields have to tell of one moment.
+        let status = self.status();
+        let succeeded = status == "succeeded";
         let made = succeeded.then(|| self.tuned_name());
         let trained = succeeded.then_some(self.training.tokens * self.training.epochs);
         let results: Vec<String> = succeeded.then(|| self.result_file()).into_iter().collect();
@@ -139,11 +141,11 @@ impl Job {
         });
         json!({
             "object": "fine_tuning.job", "id": self.id, "model": self.model,
-            "created_at": self.created_at, "finished_at": self.ended().then(|| self.finished_at()),
+            "created_at": self.created_at, "finished_at": is_end(status).then(|| self.finished_at()),
             "fine_tuned_model": made, "organization_id": "org-simulator",
-            "result_files": results, "status": self.status(),
+            "result_files": results, "status": status,
             "validation_file": field("validation_file"), "training_file": field("training_file"),
-            "hyperparameters": hyperparameters, "trained_tokens": trained, "error": self.error(),
+            "hyperparameters": hyperparameters, "trained_tokens": trained, "error": self.error(status),
             "user_provided_suffix": field("suffix"),
             "seed": self.request.get("seed").cloned().unwrap_or(json!(0)),
             "estimated_finish": null, "integrations": [],
@@ -363,4 +365,8 @@ fn change(
     }
     change(job);
     Ok(call.json(job.to_value()))
+}
+
+fn is_end(status: &str) -> bool {
+    matches!(status, "succeeded" | "failed" | "cancelled")
 }
