@@ -327,6 +327,9 @@ impl Writer {
         let spool = Arc::clone(&self.spool);
         let mut queue = self.wait(&spool);
         if self.batched > 0 && !queue.closing {
+            // Who came since the disk refused must not wait for it.
+            queue.full.iter_mut().for_each(|full| full.saved = None);
+            queue.urgent = false;
             return false;
         }
         if self.batch.is_empty() {
@@ -416,8 +419,10 @@ impl Writer {
             self.saved.clear();
         }
         if let Err(error) = self.write() {
+            // Known before anybody is told: who hears of it finds no way in.
+            let known = self.spool.refused.swap(true, Ordering::SeqCst);
             self.saved.clear();
-            if !self.spool.refused.swap(true, Ordering::Relaxed) {
+            if !known {
                 let dir = self.spool.dir.display();
                 tracing::error!(%dir, %error, "the spool cannot be written; records wait in memory and are dropped when {MAX_QUEUED} bytes wait");
             }
