@@ -45,7 +45,6 @@ use crate::telemetry::metrics::Observation;
 
 use super::attempts::Try;
 use super::auth::Client;
-use super::capture;
 use super::capture::CAPTURE;
 use super::error;
 use super::live::LiveStats;
@@ -166,7 +165,7 @@ impl Call {
             request: Bytes::new(),
             attempts: 0,
             tries: Vec::new(),
-            capture: Capture::metadata().at_most(capture::allowed(&head.headers)),
+            capture: Capture::metadata(),
             facts: None,
             response: Bytes::new(),
             answer_id: None,

@@ -14,6 +14,7 @@ use crate::metering::tokens;
 use crate::openai::error::ApiError;
 use crate::openai::request::RequestView;
 use crate::policy::Basis;
+use crate::policy::Capture;
 use crate::policy::CaptureMode;
 use crate::policy::EvalError;
 use crate::policy::Explanation;
@@ -74,6 +75,34 @@ pub(super) async fn decide(
     })
 }
 
+/// What is kept of a call whose body is not read, or not yet: figures at most, by what its head
+/// tells.
+pub(super) fn capture_of_head(gateway: &Gateway, headers: &HeaderMap, call: &Call) -> Capture {
+    let least = Capture::metadata().at_most(capture::allowed(headers));
+    if call.policy.captures_all().is_some() {
+        return least;
+    }
+    const NOTHING: &[u8] = b"{}";
+    let Ok(view) = RequestView::parse_model_optional(NOTHING) else { return least };
+    let live = LiveView::new(&gateway.live, &gateway.upstreams, &call.policy);
+    let prompt = LazyPrompt::new(call.policy.encoding_of(""), "", NOTHING);
+    let key = key_of(call);
+    let mut facts = Facts::new(call.endpoint, (&view, NOTHING), prompt, headers, key, &live);
+    facts.unix_s = call.id.get_timestamp().map_or(0, |time| time.to_unix().0);
+    let ruled = call.policy.capture(&facts).unwrap_or(least);
+    Capture { durable: false, ..ruled.at_most(least.mode) }
+}
+
+fn key_of(call: &Call) -> KeyFacts<'static> {
+    KeyFacts {
+        name: call.client.key,
+        team: call.client.team,
+        tags: &[],
+        budget_left_usd: f64::INFINITY,
+        budget_used: 0.0,
+    }
+}
+
 /// Counts a long prompt away from the reactor.
 async fn count(asked: &Asked<'_>, call: &Call) -> u64 {
     let model = asked.view.model().to_owned();
@@ -101,13 +130,7 @@ fn choose(
     if let Some(tokens) = tokens {
         prompt.supply(tokens);
     }
-    let key = KeyFacts {
-        name: call.client.key,
-        team: call.client.team,
-        tags: &[],
-        budget_left_usd: f64::INFINITY,
-        budget_used: 0.0,
-    };
+    let key = key_of(call);
     let request = (asked.view, &asked.body[..]);
     let mut facts = Facts::new(call.endpoint, request, prompt, asked.headers, key, &noted);
     facts.unix_s = call.id.get_timestamp().map_or(0, |time| time.to_unix().0);
@@ -115,7 +138,8 @@ fn choose(
     facts.draw = &id;
     let mut counted = Counted(&gateway.metrics);
     let mut decision = policy.choose(&facts, &mut counted);
-    if decision.is_ok() {
+    // Also of a call that is refused: its record must not say more than the policy wants.
+    if decision != Err(Stop::NeedsExact) {
         match policy.capture(&facts) {
             Ok(capture) => call.capture = capture.at_most(capture::allowed(asked.headers)),
             Err(_) => decision = Err(Stop::NeedsExact),

@@ -53,6 +53,7 @@ pub use relay::Reply;
 use attempts::Answer;
 use call::Call;
 use decide::Asked;
+use decide::capture_of_head;
 use decide::decide;
 use relay::Observer;
 use unattended::Unattended;
@@ -107,6 +108,7 @@ impl Gateway {
         }
         let policy = self.policy.current();
         let mut call = Call::begin(&self.metrics, self.recorder.as_ref(), policy, &head);
+        call.capture = capture_of_head(self, &head.headers, &call);
         match self.serve(&mut head, body, &mut call).await {
             Ok(Outcome::Answered(answer, observer)) => relay::reply(answer, observer, call).await,
             Ok(Outcome::Tunnel(response)) => response,

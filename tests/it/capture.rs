@@ -176,6 +176,36 @@ fn the_first_capture_rule_that_holds_decides_and_a_request_can_only_lower() {
 }
 
 #[test]
+fn a_rule_holds_for_calls_that_are_refused_or_not_read_as_well() {
+    let upstream = Upstream::always(Answer::json(200, "{}"));
+    let gateway = Gateway::builder(&upstream)
+        .policy(
+            r#"routes: [{ name: no, when: request.model == "forbidden", reject: { message: no } }]
+capture: [{ when: 'tag["app"] == "clinic"', mode: "off" }]"#,
+        )
+        .start();
+    let send = |path: &str, app: &str, body: &str| {
+        let headers = format!("x-weir-session: s\r\nx-weir-tag-app: {app}\r\n");
+        exchange(&gateway, post_with(path, &headers, body))
+    };
+    let chat = "/v1/chat/completions";
+    for (path, body, status) in [
+        (chat, r#"{"model":"forbidden","messages":[]}"#, 403),
+        (chat, "no JSON", 400),
+        ("/v1/moderations", "{}", 200),
+    ] {
+        for (app, expected) in [("clinic", "off"), ("shop", "metadata")] {
+            let answer = send(path, app, body);
+            assert_eq!(answer.status, status, "{path} {body}");
+            assert_eq!(answer.header("x-weir-capture"), Some(expected), "{path} {body} {app}");
+        }
+    }
+    eventually("all are stored", || gateway.records("stored") == 6);
+    let named = "select count(*) from interactions where session_id is not null or tags <> '{}'";
+    assert_eq!(rows(&gateway.store(), named).unwrap(), [["3"]]);
+}
+
+#[test]
 fn without_a_store_nothing_is_kept_and_that_is_said() {
     let upstream = Upstream::always(Answer::chat());
     let gateway = Gateway::builder(&upstream).config("store: \"off\"").start();
