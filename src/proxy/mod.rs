@@ -14,6 +14,7 @@ mod live;
 mod notes;
 mod passthrough;
 mod radar;
+mod record;
 mod relay;
 mod tunnel;
 mod unattended;
