@@ -85,6 +85,7 @@ struct Parts {
     settings: Arc<Settings>,
     figures: Figures,
     recorder: Option<Arc<Recorder>>,
+    database: Option<Database>,
     ledger: Option<Ledger>,
     token: Option<Arc<SecretString>>,
 }
@@ -117,13 +118,14 @@ pub fn router(
     token: Option<SecretString>,
 ) -> Router {
     let (recorder, database) = store.unzip();
-    let ledger = database.and_then(|database| {
-        let ledger = Ledger::of(&database);
+    let ledger = database.as_ref().and_then(|database| {
+        let ledger = Ledger::of(database);
         ledger.inspect_err(|error| tracing::error!(%error, "spend cannot be read")).ok()
     });
     let token = token.map(Arc::new);
     let PolicyParts { policy, settings, figures } = policy;
-    let parts = Parts { metrics, readiness, policy, settings, figures, recorder, ledger, token };
+    let parts =
+        Parts { metrics, readiness, policy, settings, figures, recorder, database, ledger, token };
     let (router, description) = OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(healthz))
         .routes(routes!(readyz))
