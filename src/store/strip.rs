@@ -232,7 +232,7 @@ impl<'a> Strip<'a> {
 
 /// Everything that lies in the object store and has to go comes here, before the commit: a key
 /// that is forgotten first would leave its object behind for ever.
-async fn delete_objects(database: &Database, keys: Vec<String>) -> sqlx::Result<()> {
+pub(super) async fn delete_objects(database: &Database, keys: Vec<String>) -> sqlx::Result<()> {
     let Some(objects) = &database.objects else {
         if !keys.is_empty() {
             tracing::error!(store = %database, ?keys, "erased bodies lie in an object store that is not known here; delete them there");
