@@ -98,7 +98,7 @@ pub(super) fn run(arguments: &Dataset, json: bool) -> Result<(), AppError> {
                 export(&datasets, dataset, *split, output.as_deref()).await
             }
             Action::Publish { dataset, to } => {
-                let to = to.as_deref().map(|to| store_of(to)).transpose()?;
+                let to = to.as_deref().map(store_of).transpose()?;
                 published(&datasets, dataset, to.as_ref()).await
             }
         }
@@ -146,8 +146,9 @@ async fn export(
     let file = file.as_ref().ok_or_else(|| fail(format!("`{named}` has no files")))?;
     let objects = datasets.objects().ok_or_else(|| told(&BuildError::NoObjects))?;
     let other = |error: &dyn std::fmt::Display| fail(error.to_string());
-    let lines = objects.read(&file.key).await.map_err(|error| other(&error))?;
-    let mut lines = lines.ok_or_else(|| fail(format!("`{}` is not in {objects}", file.key)))?;
+    let Some(key) = &file.key else { return Ok(()) };
+    let lines = objects.read(key).await.map_err(|error| other(&error))?;
+    let mut lines = lines.ok_or_else(|| fail(format!("`{key}` is not in {objects}")))?;
     let mut out: Box<dyn std::io::Write> = match output {
         None => Box::new(std::io::stdout()),
         Some(path) => Box::new(std::fs::File::create(path).map_err(|error| other(&error))?),

@@ -162,7 +162,7 @@ impl Interactions {
             let text: String = row.try_get(0)?;
             let call: Candidate =
                 serde_json::from_str(&text).map_err(|error| sqlx::Error::Decode(error.into()))?;
-            let packed = |at| Ok::<_, sqlx::Error>(row.try_get::<Option<Vec<u8>>, _>(at)?);
+            let packed = |at| row.try_get::<Option<Vec<u8>>, _>(at);
             let packed = [packed(1)?.unwrap_or_default(), packed(2)?.unwrap_or_default()];
             let objects: [Option<String>; 2] = [row.try_get(3)?, row.try_get(4)?];
             Ok((Candidate { packed, ..call }, objects))

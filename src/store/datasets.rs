@@ -51,8 +51,8 @@ pub struct NewDataset<'a> {
 /// One side of the split, as it lies in the object store.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SplitFile {
-    /// Its key.
-    pub key: String,
+    /// Its key; none of a side without lines.
+    pub key: Option<String>,
     /// 64 hex digits.
     pub sha256: String,
     /// Lines.
@@ -348,15 +348,20 @@ impl Datasets {
         statement.fetch_all(&self.pool).await?.iter().map(read).collect()
     }
 
-    /// Says that a build goes on: how many rows it has read, at a time in milliseconds since 1970.
-    /// False where it is no longer wanted.
+    /// Says that a build goes on, in its n-th attempt: how many rows it has read, at a time in
+    /// milliseconds since 1970. False where it is no longer wanted.
     ///
     /// # Errors
     /// The store is away.
-    pub async fn beat(&self, id: Uuid, rows: u64, now: i64) -> Result<bool, StoreError> {
-        let progress = json!({ "rows_read": rows, "at": now }).to_string();
+    pub async fn beat(
+        &self,
+        id: Uuid,
+        attempt: u64,
+        rows: u64,
+        now: i64,
+    ) -> Result<bool, StoreError> {
         let set = format!("stats = {}", self.json(2));
-        self.change(id, &set, &[Some(progress)]).await
+        self.change(id, &set, &[progress(attempt, rows, now)]).await
     }
 
     /// The oldest dataset whose build gave no sign of life since a time in milliseconds since 1970;
@@ -365,8 +370,7 @@ impl Datasets {
     /// # Errors
     /// The store is away.
     pub async fn adopt(&self, before: i64, now: i64) -> Result<Option<DatasetRow>, StoreError> {
-        let adopted = self.adopt_row(before, now).await;
-        match adopted {
+        match self.adopt_row(before, now).await {
             Ok(Some(id)) => self.find(&id).await,
             Ok(None) => Ok(None),
             Err(error) => none_without_ledger(self.database.unreadable(&error), None),
@@ -374,24 +378,32 @@ impl Datasets {
     }
 
     async fn adopt_row(&self, before: i64, now: i64) -> sqlx::Result<Option<String>> {
-        let beat = match self.database.engine {
-            Engine::Sqlite => "coalesce(stats ->> 'at', created_at)".to_owned(),
+        let silent = match self.database.engine {
+            Engine::Sqlite => "coalesce(stats ->> 'at', created_at) < $1".to_owned(),
             Engine::Postgres => {
                 let created = self.database.millis("created_at");
-                format!("coalesce(cast(stats ->> 'at' as bigint), {created})")
+                format!("coalesce(cast(stats ->> 'at' as bigint), {created}) < $1")
             }
         };
-        // Two who see the same one: the second finds its sign of life changed.
         let sql = format!(
-            "update datasets set stats = {} where status = 'building' and {beat} < $2 and id = \
-             (select id from datasets where status = 'building' and {beat} < $2 \
-              order by id limit 1) returning cast(id as text)",
-            self.json(1)
+            "select cast(id as text), cast(stats as text) from datasets \
+             where status = 'building' and {silent} order by id limit 1"
         );
-        let progress = json!({ "rows_read": 0, "at": now }).to_string();
-        let statement = sqlx::query(AssertSqlSafe(sql)).bind(progress).bind(before);
-        let row = statement.fetch_optional(&self.pool).await?;
-        row.map(|row| row.try_get(0)).transpose()
+        let row = sqlx::query(AssertSqlSafe(sql)).bind(before).fetch_optional(&self.pool).await?;
+        let Some(row) = row else { return Ok(None) };
+        let (id, stats): (String, String) = (row.try_get(0)?, row.try_get(1)?);
+        let stats: Value = serde_json::from_str(&stats).unwrap_or_default();
+        let attempt = stats.get("attempt").and_then(Value::as_u64).unwrap_or(1) + 1;
+        // Of two who see the same one, the second finds a sign of life.
+        let sql = format!(
+            "update datasets set stats = {} where id = {} and status = 'building' and {silent}",
+            self.json(2),
+            self.database.id(3)
+        );
+        let statement = sqlx::query(AssertSqlSafe(sql)).bind(before);
+        let statement = statement.bind(progress(attempt, 0, now)).bind(&id);
+        let adopted = statement.execute(&self.pool).await?.rows_affected() > 0;
+        Ok(adopted.then_some(id))
     }
 
     /// Forgets the items that an earlier try has written.
@@ -526,7 +538,7 @@ impl Datasets {
     ) -> Result<(), StoreError> {
         let set = format!("status = 'failed', error = $2, stats = {}", self.json(3));
         let error = format!("{code}: {message}");
-        self.change(id, &set, &[Some(error), Some(stats.to_string())]).await?;
+        self.change(id, &set, &[error, stats.to_string()]).await?;
         self.forget_items(id).await
     }
 
@@ -546,19 +558,14 @@ impl Datasets {
     }
 
     /// Changes a dataset that is building; `binds` come from `$2` on.
-    async fn change(
-        &self,
-        id: Uuid,
-        set: &str,
-        binds: &[Option<String>],
-    ) -> Result<bool, StoreError> {
+    async fn change(&self, id: Uuid, set: &str, binds: &[String]) -> Result<bool, StoreError> {
         let sql = format!(
             "update datasets set {set} where id = {} and status = 'building'",
             self.database.id(1)
         );
         let mut statement = sqlx::query(AssertSqlSafe(sql)).bind(id.to_string());
         for bind in binds {
-            statement = statement.bind(bind.clone());
+            statement = statement.bind(bind);
         }
         let done = self.database.within(statement.execute(&self.pool)).await?;
         Ok(done.rows_affected() > 0)
@@ -589,7 +596,9 @@ impl Datasets {
         let statement = sqlx::query(AssertSqlSafe(sql)).bind(row.id.to_string());
         statement.execute(&mut *transaction).await?;
         for file in [&row.train, &row.validation].into_iter().flatten() {
-            self.drop_unused(&mut transaction, &file.key).await?;
+            if let Some(key) = &file.key {
+                self.drop_unused(&mut transaction, key).await?;
+            }
         }
         transaction.commit().await
     }
@@ -699,6 +708,10 @@ fn reason(status: &str, error: &str) -> DatasetError {
         (status, _) => (status, error),
     };
     DatasetError { code: code.to_owned(), message: message.to_owned() }
+}
+
+fn progress(attempt: u64, rows: u64, now: i64) -> String {
+    json!({ "attempt": attempt, "rows_read": rows, "at": now }).to_string()
 }
 
 fn time(millis: i64) -> String {

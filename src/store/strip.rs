@@ -180,9 +180,14 @@ impl<'a> Strip<'a> {
     /// Empties the lines that were made of the rows; their datasets are not to be used any more.
     async fn datasets(&mut self) -> sqlx::Result<Vec<Dataset>> {
         let these = self.these();
+        // What has the same file has the same words.
+        let made =
+            format!("select dataset_id from dataset_items where interaction_id in ({these})");
         let sql = format!(
             "select cast(id as text), name, version, train_key, valid_key from datasets \
-             where id in (select dataset_id from dataset_items where interaction_id in ({these}))"
+             where id in ({made}) \
+             or train_key in (select train_key from datasets where id in ({made})) \
+             or valid_key in (select valid_key from datasets where id in ({made}))"
         );
         let rows = query(sql).bind(self.ids.clone()).fetch_all(&mut *self.connection).await?;
         let (mut datasets, mut files) = (Vec::new(), Vec::new());

@@ -8,6 +8,8 @@ use std::time::SystemTime;
 use serde_json::Value;
 use serde_json::json;
 use thiserror::Error;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use crate::store::DatasetRow;
@@ -36,6 +38,10 @@ const BEAT: Duration = Duration::from_secs(5);
 const SILENCE_MS: i64 = 60_000;
 /// How often those are looked for.
 const LOOK: Duration = Duration::from_secs(15);
+/// A build whose process died so often is given up.
+const MOST_ATTEMPTS: u64 = 3;
+/// Items that are written between two signs of life.
+const ITEMS: usize = 20_000;
 
 /// Why a dataset was not built.
 #[derive(Debug, Error)]
@@ -56,6 +62,9 @@ pub enum BuildError {
     /// Words in it were erased while it was built, or it was deleted.
     #[error("it was archived or deleted while it was built; build it again")]
     Gone,
+    /// The processes that built it died.
+    #[error("{MOST_ATTEMPTS} processes died while they built it; look at their memory and logs")]
+    Died,
     /// There is nowhere to put its files.
     #[error("there is no object store to put the files into; set `objects`")]
     NoObjects,
@@ -77,6 +86,7 @@ impl BuildError {
             Self::Recipe(_) => "invalid_recipe",
             Self::TooFewRows { .. } => "too_few_rows",
             Self::Gone => "gone",
+            Self::Died => "died",
             Self::NoObjects => "no_object_store",
             Self::Store(_) => "store_unavailable",
             Self::Objects(_) => "objects_unavailable",
@@ -136,7 +146,8 @@ async fn build_row(
 ) -> Result<(), BuildError> {
     let began = millis_of(row);
     let reading = Reading { until: began, most: u64::MAX, workers };
-    let mut pool = run(datasets, recipe, reading, false, Some(row.id)).await?;
+    let heart = Heart { id: row.id, attempt: attempt(row) };
+    let mut pool = run(datasets, recipe, reading, false, Some(heart)).await?;
     let chosen = select(&mut pool, recipe)?;
     let mut emitted = emit(&mut pool, &chosen)?;
     let stats = manifest::of(&pool, recipe, began, &emitted);
@@ -146,61 +157,79 @@ async fn build_row(
         return Err(BuildError::TooFewRows { rows, reasons, stats: Box::new(stats) });
     }
     drop(pool);
-    keep(datasets, row.id, &mut emitted).await?;
+    keep(datasets, heart, &mut emitted).await?;
     let files = [&emitted.train.about, &emitted.validation.about];
     if datasets.freeze(row.id, began, now(), &stats, files).await? {
         return Ok(());
     }
     // Nobody else knows of these files.
-    for file in files {
-        datasets.drop_file(&file.key).await?;
+    for key in files.iter().filter_map(|file| file.key.as_deref()) {
+        datasets.drop_file(key).await?;
     }
     Err(BuildError::Gone)
 }
 
-/// Reads and examines rows. With an id, the dataset's row hears of it.
+/// Whose build it is, and which attempt at it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Heart {
+    id: Uuid,
+    attempt: u64,
+}
+
+impl Heart {
+    async fn beat(self, datasets: &Datasets, read: u64) -> Result<(), BuildError> {
+        let wanted = datasets.beat(self.id, self.attempt, read, now()).await?;
+        if wanted { Ok(()) } else { Err(BuildError::Gone) }
+    }
+}
+
+fn attempt(row: &DatasetRow) -> u64 {
+    row.stats.get("attempt").and_then(Value::as_u64).unwrap_or(1)
+}
+
+/// Reads and examines rows. With a heart, the dataset's row hears of it.
 pub(super) async fn run(
     datasets: &Datasets,
     recipe: &Recipe,
     reading: Reading,
     shows: bool,
-    id: Option<Uuid>,
+    heart: Option<Heart>,
 ) -> Result<Pool, BuildError> {
     let holdout = gather::holdout(datasets, recipe).await?;
     let examiner = Arc::new(Examiner { recipe: recipe.clone(), holdout, shows });
     let mut last = Instant::now();
     let tell = async |read: u64| {
-        let Some(id) = id.filter(|_| last.elapsed() > BEAT) else { return Ok(()) };
+        let Some(heart) = heart.filter(|_| last.elapsed() > BEAT) else { return Ok(()) };
         last = Instant::now();
-        if datasets.beat(id, read, now()).await? { Ok(()) } else { Err(BuildError::Gone) }
+        heart.beat(datasets, read).await
     };
     gather::gather(datasets, &examiner, reading, tell).await
 }
 
 /// Puts the files into the object store, and what they are made of into the database.
-async fn keep(datasets: &Datasets, id: Uuid, emitted: &mut Emitted) -> Result<(), BuildError> {
-    datasets.forget_items(id).await?;
+async fn keep(datasets: &Datasets, heart: Heart, emitted: &mut Emitted) -> Result<(), BuildError> {
     let objects = datasets.objects().ok_or(BuildError::NoObjects)?;
-    for items in emitted.items.chunks(20_000) {
-        datasets.add_items(id, items).await?;
-        datasets.beat(id, 0, now()).await?;
+    datasets.forget_items(heart.id).await?;
+    for items in emitted.items.chunks(ITEMS) {
+        datasets.add_items(heart.id, items).await?;
+        heart.beat(datasets, 0).await?;
     }
     for Side { file, about } in [&mut emitted.train, &mut emitted.validation] {
-        objects.put_file(&about.key, file, about.bytes).await?;
+        if let Some(key) = &about.key {
+            objects.put_file(key, file, about.bytes).await?;
+        }
     }
     Ok(())
 }
 
 /// Takes up builds whose process has died, one after the other, until it is dropped.
-pub async fn adopt_abandoned(datasets: Datasets, workers: usize) {
+pub async fn adopt_abandoned(datasets: Datasets) {
     loop {
-        let adopted = datasets.adopt(now() - SILENCE_MS, now()).await;
-        match adopted {
+        match datasets.adopt(now() - SILENCE_MS, now()).await {
             Ok(Some(row)) => {
                 tracing::warn!(dataset = %row.id, "a build whose process died is taken up again");
-                let built = in_background(datasets.clone(), row, workers).await;
-                if let Ok(Err(error)) = built {
-                    tracing::warn!(%error, "the dataset was not built");
+                if let Err(error) = in_background(datasets.clone(), row).await {
+                    tracing::error!(%error, "a build stopped");
                 }
             }
             Ok(None) => tokio::time::sleep(LOOK).await,
@@ -212,25 +241,37 @@ pub async fn adopt_abandoned(datasets: Datasets, workers: usize) {
     }
 }
 
-/// Builds a dataset by its row's recipe on threads that may wait.
+/// Builds a dataset by its row's recipe on threads that may wait; whatever comes of it is in the row.
 pub fn in_background(
     datasets: Datasets,
     row: DatasetRow,
-    workers: usize,
-) -> tokio::task::JoinHandle<Result<DatasetRow, BuildError>> {
-    let runtime = tokio::runtime::Handle::current();
+) -> JoinHandle<Result<DatasetRow, BuildError>> {
+    let runtime = Handle::current();
     tokio::task::spawn_blocking(move || {
-        runtime.block_on(async move {
-            match Recipe::parse(row.recipe.to_string().as_bytes()) {
-                Ok(recipe) => build(&datasets, &row, &recipe, workers).await,
-                Err(error) => {
-                    let text = error.to_string();
-                    datasets.fail(row.id, "invalid_recipe", &text, &json!({})).await?;
-                    Err(error.into())
-                }
-            }
-        })
+        let built = runtime.block_on(by_row(&datasets, &row));
+        match &built {
+            Ok(row) => tracing::info!(dataset = %row.id, "a dataset is ready"),
+            Err(error) => tracing::warn!(dataset = %row.id, %error, "a dataset was not built"),
+        }
+        built
     })
+}
+
+async fn by_row(datasets: &Datasets, row: &DatasetRow) -> Result<DatasetRow, BuildError> {
+    let recipe = Recipe::parse(row.recipe.to_string().as_bytes()).map_err(BuildError::from);
+    let recipe = if attempt(row) > MOST_ATTEMPTS { Err(BuildError::Died) } else { recipe };
+    match recipe {
+        Ok(recipe) => build(datasets, row, &recipe, beside_traffic()).await,
+        Err(error) => {
+            datasets.fail(row.id, error.code(), &error.to_string(), &json!({})).await?;
+            Err(error)
+        }
+    }
+}
+
+/// Half of the cores: the other half is for traffic.
+pub fn beside_traffic() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1))
 }
 
 /// When the row was made, in milliseconds since 1970.

@@ -127,7 +127,7 @@ impl Writer {
     /// The file's key says what is in it: the same lines are one object, however often they are built.
     fn finish(mut self) -> std::io::Result<Side> {
         let sha256 = self.digest.finish().hex();
-        self.about.key = format!("datasets/{sha256}.jsonl");
+        self.about.key = (self.about.rows > 0).then(|| format!("datasets/{sha256}.jsonl"));
         self.about.sha256 = sha256;
         let file = self.file.into_inner().map_err(std::io::IntoInnerError::into_error)?;
         Ok(Side { file, about: self.about })

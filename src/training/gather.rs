@@ -165,12 +165,13 @@ pub(super) async fn holdout(datasets: &Datasets, recipe: &Recipe) -> Result<Hold
     }
     for id in &settings.datasets {
         let row = datasets.find(&id.to_string()).await?;
-        let file = row.and_then(|row| row.validation);
-        let file = file.ok_or_else(|| {
-            BadRecipe::at("stages", format!("there is no dataset {id} that is ready"))
+        let file = row.and_then(|row| row.validation).ok_or_else(|| {
+            let message = format!("there is no dataset {id} that is ready");
+            BadRecipe::at(recipe.place_of("contamination", "datasets"), message)
         })?;
         let objects = datasets.objects().ok_or(BuildError::NoObjects)?;
-        let bytes = objects.get(&file.key).await?.unwrap_or_default();
+        let Some(key) = file.key else { continue };
+        let bytes = objects.get(&key).await?.unwrap_or_default();
         String::from_utf8_lossy(&bytes).lines().for_each(|line| holdout.add(line));
     }
     Ok(holdout)

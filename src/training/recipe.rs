@@ -222,9 +222,16 @@ impl Recipe {
             files.push(("source.file.path".to_owned(), file.path.as_str()));
         }
         let holdout = self.stages.contamination.files.iter().enumerate();
-        let place = |at| format!("{}.files[{at}]", self.stages.place_of("contamination"));
+        let place = |at| self.place_of("contamination", &format!("files[{at}]"));
         files.extend(holdout.map(|(at, path)| (place(at), path.as_str())));
         files
+    }
+
+    /// Where a stage's setting stands when all of the recipe is written down.
+    pub(super) fn place_of(&self, kind: &str, setting: &str) -> String {
+        let all = self.stages.to_json();
+        let mut kinds = all.as_array().into_iter().flatten().map(|stage| &stage["kind"]);
+        format!("stages[{}].{setting}", kinds.position(|other| other == kind).unwrap_or_default())
     }
 }
 
@@ -292,14 +299,6 @@ impl Stages {
             { "kind": "emit" },
         ])
     }
-
-    /// Where a stage stands when all are written down.
-    fn place_of(&self, kind: &str) -> String {
-        let all = self.to_json();
-        let list = all.as_array().map_or(&[][..], Vec::as_slice);
-        let at = list.iter().position(|stage| stage.get("kind").is_some_and(|other| other == kind));
-        format!("stages[{}]", at.unwrap_or_default())
-    }
 }
 
 /// A stage without settings here.
@@ -328,10 +327,13 @@ fn settings<T: DeserializeOwned>(place: &str, entry: Value) -> Result<T, BadReci
 }
 
 fn bad<E: std::fmt::Display>(place: &str, error: &serde_path_to_error::Error<E>) -> BadRecipe {
-    let path = match (place, error.path().to_string()) {
-        ("", path) if path == "." => "recipe".to_owned(),
-        ("", path) => path,
-        (place, path) if path == "." => place.to_owned(),
+    // What is no JSON, or misses a member, has no place of its own.
+    let path = error.path().to_string();
+    let path = path.trim_end_matches(['?', '.']);
+    let path = match (place, path) {
+        ("", "") => "recipe".to_owned(),
+        ("", path) => path.to_owned(),
+        (place, "") => place.to_owned(),
         (place, path) => format!("{place}.{path}"),
     };
     BadRecipe::at(path, error.inner().to_string())

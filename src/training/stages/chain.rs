@@ -10,7 +10,7 @@ use crate::training::sip::sip;
 
 use super::normalise::templated;
 
-const KEY: [u64; 2] = [0x7765_6972, 0x6368_6169_6e];
+const KEY: [u64; 2] = [0x7765_6972, 0x0063_6861_696e];
 
 /// Where an example stands in its conversation, by hashes of what was said until then.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -9,7 +9,7 @@ const STEPS: u64 = 1_000_000;
 
 /// Whether a family is kept for validation.
 pub(in crate::training) fn is_validation(family: u64, split: &Split) -> bool {
-    let place = sip([split.seed, 0x7370_6c69_74], &family.to_le_bytes()) % STEPS;
+    let place = sip([split.seed, 0x0073_706c_6974], &family.to_le_bytes()) % STEPS;
     // Both are far below 2^53.
     let place = u32::try_from(place).map_or(1.0, f64::from);
     place < split.validation * 1e6
