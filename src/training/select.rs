@@ -241,10 +241,15 @@ fn count(pool: &mut Pool) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+    use std::io::Seek as _;
+
     use serde_json::Value;
     use serde_json::json;
 
     use super::*;
+    use crate::training::emit::Emitted;
+    use crate::training::emit::emit;
     use crate::training::examine::Examiner;
     use crate::training::recipe::FileSource;
     use crate::training::stages::contamination::Holdout;
@@ -274,6 +279,17 @@ mod tests {
 
     fn dropped(tally: &Tally) -> Vec<(Reason, u64)> {
         tally.dropped.iter().map(|(reason, rows)| (*reason, *rows)).collect()
+    }
+
+    /// The lines of both sides.
+    fn written(pool: &mut Pool, chosen: &[Chosen]) -> Vec<Value> {
+        let Emitted { train, validation, .. } = emit(pool, chosen).unwrap();
+        let mut text = String::new();
+        for mut side in [train.file, validation.file] {
+            side.rewind().unwrap();
+            side.read_to_string(&mut text).unwrap();
+        }
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     /// Said in turns, the user first.
@@ -355,10 +371,35 @@ mod tests {
             rated(&["snow?", "maybe"], json!(0.8)),
             said(&["hail?", "no"]),
         ];
-        let (chosen, pool) = selected(json!({ "method": "preference" }), &lines);
+        let (chosen, mut pool) = selected(json!({ "method": "preference" }), &lines);
         let pairs: Vec<_> = chosen.iter().map(|one| (one.entry, one.rejected)).collect();
         assert_eq!(pairs, [(0, Some(1))]);
         assert_eq!(dropped(&pool.tally), [("quality.no_feedback", 1), ("quality.no_pair", 3)]);
+        assert_eq!(
+            written(&mut pool, &chosen),
+            [json!({
+                "input": { "messages": [{ "role": "user", "content": "rain?" }] },
+                "preferred_output": [{ "role": "assistant", "content": "no" }],
+                "non_preferred_output": [{ "role": "assistant", "content": "who knows" }],
+            })]
+        );
+    }
+
+    #[test]
+    fn what_should_have_been_said_and_what_was_are_a_pair() {
+        let better = json!({ "role": "assistant", "content": "no, but bring a coat" });
+        let line = rated(&["rain?", "no"], json!({ "demonstration": better }));
+        let other = rated(&["snow?", "yes"], json!(true));
+        let (chosen, mut pool) =
+            selected(json!({ "method": "preference" }), &[line.clone(), other]);
+        assert_eq!(dropped(&pool.tally), [("quality.no_pair", 1)]);
+        let pairs = written(&mut pool, &chosen);
+        assert_eq!(pairs.len(), 1);
+        assert_eq!(pairs[0]["preferred_output"], json!([better]));
+        assert_eq!(pairs[0]["non_preferred_output"][0]["content"], "no");
+        let (chosen, mut pool) = selected(json!({}), &[line]);
+        let lines = written(&mut pool, &chosen);
+        assert_eq!(lines[0]["messages"][1], better);
     }
 
     #[test]

@@ -117,7 +117,7 @@ fn files_are_sent_in_parts_and_only_once(store: &Store) {
     assert!(read == bytes, "40 MiB came back changed");
     let other = tempfile::tempdir().unwrap();
     let other = Store::folder(other.path());
-    let mut copy = || world().block_on(store.0.copy_to(&other.0, "sets/1.jsonl", len)).unwrap();
+    let copy = || world().block_on(store.0.copy_to(&other.0, "sets/1.jsonl", len)).unwrap();
     assert_eq!([copy(), copy()], [true, false]);
     assert!(other.get("sets/1.jsonl").unwrap() == bytes, "40 MiB were copied changed");
     store.delete("sets/1.jsonl");

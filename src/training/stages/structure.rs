@@ -95,9 +95,6 @@ fn trim_end(example: &mut Example, tally: &mut Tally) -> Result<(), Reason> {
         example.messages.truncate(last + 1);
         tally.rewrite("structure.trailing_turns", 1);
     }
-    if example.messages.iter().all(|message| role(message) != "user") {
-        return Err("structure.no_user");
-    }
     Ok(())
 }
 
@@ -290,7 +287,6 @@ mod tests {
             (json!([user, asks, told("a"), told("a"), answer]), "structure.orphan_tool_message"),
             (json!([user, told("a"), answer]), "structure.orphan_tool_message"),
             (json!([user]), "structure.no_assistant"),
-            (json!([answer]), "structure.no_user"),
             (json!([{ "role": "oracle" }]), "structure.role"),
             (json!([user, { "role": "assistant" }]), "structure.no_content"),
             (
