@@ -96,8 +96,8 @@ impl Datasets {
         transaction.commit().await
     }
 
-    /// Says that a build goes on, in its n-th attempt: how many rows it has read, at a time in
-    /// milliseconds since 1970. False where it is no longer wanted.
+    /// Says that the n-th attempt at a build goes on: how many rows it has read, at a time in
+    /// milliseconds since 1970. False where it is no longer wanted, or another attempt has begun.
     ///
     /// # Errors
     /// The store is away.
@@ -109,7 +109,7 @@ impl Datasets {
         now: i64,
     ) -> Result<bool, StoreError> {
         let set = format!("stats = {}", self.json(2));
-        self.change(id, &set, &[progress(attempt, rows, now)]).await
+        self.change((id, attempt), &set, &[progress(attempt, rows, now)]).await
     }
 
     /// The oldest dataset whose build gave no sign of life since a time in milliseconds since 1970;
@@ -154,12 +154,16 @@ impl Datasets {
         Ok(adopted.then_some(id))
     }
 
-    /// Forgets the items that an earlier try has written.
+    /// Forgets the items that an earlier attempt has written.
     ///
     /// # Errors
     /// The store is away.
     pub async fn forget_items(&self, id: Uuid) -> Result<(), StoreError> {
-        let sql = format!("delete from dataset_items where dataset_id = {}", self.database.id(1));
+        let sql = format!(
+            "delete from dataset_items where dataset_id = (select id from datasets \
+             where id = {} and status in ('building', 'failed'))",
+            self.database.id(1)
+        );
         let done = sqlx::query(AssertSqlSafe(sql)).bind(id.to_string()).execute(&self.pool).await;
         done.map(drop).map_err(|error| self.database.unavailable(&error))
     }
@@ -201,18 +205,19 @@ impl Datasets {
     /// The store is away.
     pub async fn freeze(
         &self,
-        id: Uuid,
+        attempt: (Uuid, u64),
         since: i64,
         now: i64,
         stats: &Value,
-        [train, validation]: [&SplitFile; 2],
+        train_and_validation: [&SplitFile; 2],
     ) -> Result<bool, StoreError> {
-        self.database.within(self.freeze_row(id, since, now, stats, [train, validation])).await
+        let frozen = self.freeze_row(attempt, since, now, stats, train_and_validation);
+        self.database.within(frozen).await
     }
 
     async fn freeze_row(
         &self,
-        id: Uuid,
+        (id, attempt): (Uuid, u64),
         since: i64,
         now: i64,
         stats: &Value,
@@ -236,10 +241,11 @@ impl Datasets {
             "update datasets set status = 'ready', frozen_at = {}, stats = {}, \
              train_key = $4, train_sha256 = $5, train_rows = $6, train_bytes = $7, train_tokens = $8, \
              valid_key = $9, valid_sha256 = $10, valid_rows = $11, valid_bytes = $12, valid_tokens = $13 \
-             where id = {} and status = 'building'",
+             where id = {} and {}",
             self.database.instant(2),
             self.json(3),
             self.database.id(1),
+            self.is_attempt(attempt),
         );
         let mut statement =
             sqlx::query(AssertSqlSafe(sql)).bind(id.to_string()).bind(now).bind(stats.to_string());
@@ -279,22 +285,30 @@ impl Datasets {
     /// The store is away.
     pub async fn fail(
         &self,
-        id: Uuid,
+        (id, attempt): (Uuid, u64),
         code: &str,
         message: &str,
         stats: &Value,
     ) -> Result<(), StoreError> {
         let set = format!("status = 'failed', error = $2, stats = {}", self.json(3));
         let error = format!("{code}: {message}");
-        self.change(id, &set, &[error, stats.to_string()]).await?;
-        self.forget_items(id).await
+        if self.change((id, attempt), &set, &[error, stats.to_string()]).await? {
+            self.forget_items(id).await?;
+        }
+        Ok(())
     }
 
-    /// Changes a dataset that is building; `binds` come from `$2` on.
-    async fn change(&self, id: Uuid, set: &str, binds: &[String]) -> Result<bool, StoreError> {
+    /// Changes a dataset that this attempt is building; `binds` come from `$2` on.
+    async fn change(
+        &self,
+        (id, attempt): (Uuid, u64),
+        set: &str,
+        binds: &[String],
+    ) -> Result<bool, StoreError> {
         let sql = format!(
-            "update datasets set {set} where id = {} and status = 'building'",
-            self.database.id(1)
+            "update datasets set {set} where id = {} and {}",
+            self.database.id(1),
+            self.is_attempt(attempt)
         );
         let mut statement = sqlx::query(AssertSqlSafe(sql)).bind(id.to_string());
         for bind in binds {
@@ -302,6 +316,15 @@ impl Datasets {
         }
         let done = self.database.within(statement.execute(&self.pool)).await?;
         Ok(done.rows_affected() > 0)
+    }
+
+    /// Whether a dataset is being built, and by this attempt.
+    fn is_attempt(&self, attempt: u64) -> String {
+        let given = match self.database.engine {
+            Engine::Sqlite => "stats ->> 'attempt'",
+            Engine::Postgres => "cast(stats ->> 'attempt' as bigint)",
+        };
+        format!("status = 'building' and coalesce({given}, 1) = {attempt}")
     }
 }
 

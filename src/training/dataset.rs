@@ -132,7 +132,7 @@ pub async fn build(
     {
         let none = json!({});
         let stats = if let BuildError::TooFewRows { stats, .. } = error { stats } else { &none };
-        datasets.fail(row.id, error.code(), &error.to_string(), stats).await?;
+        datasets.fail((row.id, attempt(row)), error.code(), &error.to_string(), stats).await?;
     }
     built?;
     datasets.find(&row.id.to_string()).await?.ok_or(BuildError::Gone)
@@ -159,7 +159,7 @@ async fn build_row(
     drop(pool);
     keep(datasets, heart, &mut emitted).await?;
     let files = [&emitted.train.about, &emitted.validation.about];
-    if datasets.freeze(row.id, began, now(), &stats, files).await? {
+    if datasets.freeze((heart.id, heart.attempt), began, now(), &stats, files).await? {
         return Ok(());
     }
     // Nobody else knows of these files.
@@ -209,6 +209,7 @@ pub(super) async fn run(
 /// Puts the files into the object store, and what they are made of into the database.
 async fn keep(datasets: &Datasets, heart: Heart, emitted: &mut Emitted) -> Result<(), BuildError> {
     let objects = datasets.objects().ok_or(BuildError::NoObjects)?;
+    heart.beat(datasets, 0).await?;
     datasets.forget_items(heart.id).await?;
     for items in emitted.items.chunks(ITEMS) {
         datasets.add_items(heart.id, items).await?;
@@ -263,7 +264,8 @@ async fn by_row(datasets: &Datasets, row: &DatasetRow) -> Result<DatasetRow, Bui
     match recipe {
         Ok(recipe) => build(datasets, row, &recipe, beside_traffic()).await,
         Err(error) => {
-            datasets.fail(row.id, error.code(), &error.to_string(), &json!({})).await?;
+            let attempt = (row.id, attempt(row));
+            datasets.fail(attempt, error.code(), &error.to_string(), &json!({})).await?;
             Err(error)
         }
     }

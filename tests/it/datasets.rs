@@ -6,6 +6,12 @@ use std::path::Path;
 
 use serde_json::Value;
 use serde_json::json;
+use uuid::Uuid;
+use weir::store::Database;
+use weir::store::DatasetItem;
+use weir::store::Datasets;
+use weir::store::NewDataset;
+use weir::store::SplitFile;
 
 use crate::support::Answer;
 use crate::support::Gateway;
@@ -22,6 +28,7 @@ use crate::support::http::post_with;
 use crate::support::postgres::Postgres;
 use crate::support::rows::rows;
 use crate::support::s3::S3;
+use crate::support::world;
 
 /// 200 conversations of tau-bench's airline agents (Sierra, MIT licence).
 const TAU: &[u8] = include_bytes!("../fixtures/tau_airline.jsonl.zst");
@@ -359,6 +366,92 @@ fn words_that_are_erased_take_their_datasets_with_them() {
         assert!(!file.exists());
         let again = build(&gateway, &json!({"name": "chats"}));
         assert_eq!(again["stats"]["rows_kept"], 11);
+    });
+}
+
+#[test]
+fn words_that_are_erased_during_a_build_are_not_in_it() {
+    on_both("race", |store, gateway| {
+        let gateway = gateway.start();
+        ask_many(&gateway, store, 0, 1);
+        let call = crate::support::rows::ids(store).remove(0);
+        let database = Database::parse(store).unwrap().unwrap();
+        let datasets = world().block_on(Datasets::open(&database)).unwrap();
+        let (file, none) = (SplitFile::default(), json!({}));
+        // Asked for, read, and written down: the erasure comes between any two of these.
+        for (name, erased_first) in [("before", true), ("after", false)] {
+            let recipe = json!({"name": name});
+            let new = NewDataset {
+                id: Uuid::now_v7(),
+                created_at: 1_000_000_000_000,
+                team: None,
+                name,
+                method: "supervised",
+                recipe: &recipe,
+                recipe_hash: "x",
+            };
+            let row = world().block_on(datasets.create(&new)).unwrap();
+            let item = DatasetItem {
+                interaction_id: Some(call.parse().unwrap()),
+                conversation_id: "c".to_owned(),
+                split: "train",
+                origin: "captured",
+                content_hash: "h".to_owned(),
+                tokens: 1,
+                ordinal: 0,
+            };
+            let add = || {
+                world().block_on(datasets.add_items(row.id, std::slice::from_ref(&item))).unwrap()
+            };
+            let erase =
+                || assert_eq!(delete(&gateway, "/api/interactions?session=s-0").status, 200);
+            if erased_first {
+                erase();
+                add();
+            } else {
+                add();
+                erase();
+            }
+            let frozen = datasets.freeze((row.id, 1), 1_000_000_000_000, 1, &none, [&file, &file]);
+            assert!(!world().block_on(frozen).unwrap(), "erased {name} it was written");
+            assert_eq!(read(&gateway, &format!("/api/datasets/{name}"))["status"], "archived");
+        }
+    });
+}
+
+#[test]
+fn an_attempt_that_another_one_took_over_changes_nothing() {
+    on_both("attempts", |store, gateway| {
+        let gateway = gateway.start();
+        ask_many(&gateway, store, 0, 1);
+        let database = Database::parse(store).unwrap().unwrap();
+        let datasets = world().block_on(Datasets::open(&database)).unwrap();
+        let recipe = json!({"name": "slow"});
+        let new = NewDataset {
+            id: Uuid::now_v7(),
+            created_at: 5000,
+            team: None,
+            name: "slow",
+            method: "supervised",
+            recipe: &recipe,
+            recipe_hash: "x",
+        };
+        world().block_on(async {
+            let row = datasets.create(&new).await.unwrap();
+            assert!(datasets.beat(row.id, 1, 10, 6000).await.unwrap());
+            assert!(datasets.adopt(6000, 9000).await.unwrap().is_none(), "it lives");
+            let adopted = datasets.adopt(6001, 9_000_000_000_000).await.unwrap().unwrap();
+            assert_eq!((adopted.id, &adopted.stats["attempt"]), (row.id, &json!(2)));
+            assert!(datasets.adopt(6001, 9000).await.unwrap().is_none(), "it is somebody's");
+            assert!(!datasets.beat(row.id, 1, 20, 7000).await.unwrap());
+            datasets.fail((row.id, 1), "disk", "full", &json!({})).await.unwrap();
+            let (file, none) = (SplitFile::default(), json!({}));
+            let frozen = datasets.freeze((row.id, 1), 5000, 1, &none, [&file, &file]);
+            assert!(!frozen.await.unwrap());
+            let row = datasets.find("slow").await.unwrap().unwrap();
+            assert_eq!(row.status, "building");
+            datasets.fail((row.id, 2), "disk", "full", &json!({})).await.unwrap();
+        });
     });
 }
 
