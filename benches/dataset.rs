@@ -1,7 +1,7 @@
 //! How long a dataset takes that is built of generated calls, and how much memory; `benches/dataset`
 //! runs it.
 //!
-//! Conversations of four turns, each turn a call that repeats those before it; one call in ten was
+//! Conversations of so many turns, each turn a call that repeats those before it; one call in ten was
 //! kept without its words, one conversation in ten was had before, one in fifty was judged.
 
 use std::fmt::Write as _;
@@ -18,7 +18,6 @@ use weir::store::Objects;
 use weir::training::dataset;
 use weir::training::recipe::Recipe;
 
-const TURNS: u64 = 4;
 /// Rows of one statement.
 const BATCH: u64 = 200;
 /// 2026-11-01T00:00:00Z, in milliseconds.
@@ -31,9 +30,9 @@ const COLUMNS: &str = "id, created_at, key_name, team, session_id, endpoint, pol
 
 #[tokio::main]
 async fn main() {
-    let given = std::env::args().nth(1).and_then(|rows| rows.parse::<u64>().ok());
+    let number = |at| std::env::args().nth(at).and_then(|number| number.parse::<u64>().ok());
     // `cargo test` and `cargo bench` of everything give no rows.
-    let Some(rows) = given else {
+    let (Some(rows), Some(turns)) = (number(1), number(2)) else {
         eprintln!("benches/dataset says what this is");
         return;
     };
@@ -43,7 +42,7 @@ async fn main() {
     let objects = Objects::parse(&objects, &Credentials::default()).expect("a folder");
     let database = Database::parse(&url).expect("a URL").expect("a store").with_objects(objects);
     let datasets = Datasets::open(&database).await.expect("a store");
-    generate(&url, rows).await;
+    generate(&url, rows, turns).await;
     let recipe = json!({"name": "bench", "split": {"validation": 0.1}}).to_string();
     let recipe = Recipe::parse(recipe.as_bytes()).expect("a recipe");
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
@@ -53,6 +52,7 @@ async fn main() {
     let row = dataset::build(&datasets, &row, &recipe, cores).await.expect("a dataset");
     let report = json!({
         "rows": rows,
+        "turns": turns,
         "seconds": began.elapsed().as_secs_f64(),
         "peak_mb": peak_kb() / 1024,
         "peak_before_mb": before / 1024,
@@ -64,14 +64,14 @@ async fn main() {
     println!("{report}");
 }
 
-async fn generate(url: &str, rows: u64) {
+async fn generate(url: &str, rows: u64, turns: u64) {
     let mut connection = sqlx::SqliteConnection::connect(url).await.expect("a store");
     let fast = "pragma synchronous = off; pragma journal_mode = wal;";
     sqlx::raw_sql(fast).execute(&mut connection).await.expect("a setting");
     let mut from = 0;
     while from < rows {
         let to = (from + BATCH).min(rows);
-        let sql = statement(from, to);
+        let sql = statement(from, to, turns);
         let sql = sqlx::raw_sql(sqlx::AssertSqlSafe(sql));
         sql.execute(&mut connection).await.expect("rows");
         from = to;
@@ -79,10 +79,10 @@ async fn generate(url: &str, rows: u64) {
     connection.close().await.expect("an end");
 }
 
-fn statement(from: u64, to: u64) -> String {
+fn statement(from: u64, to: u64, turns: u64) -> String {
     let (mut calls, mut bodies, mut verdicts) = (Vec::new(), Vec::new(), Vec::new());
     for row in from..to {
-        let (conversation, turn) = (row / TURNS, row % TURNS);
+        let (conversation, turn) = (row / turns, row % turns);
         let id = id_of(row);
         let kept = row % 10 != 9;
         let (capture, consent) = if kept { ("'full'", "'train'") } else { ("'metadata'", "null") };

@@ -138,6 +138,9 @@ impl Examiner {
         let Recipe { stages, method, .. } = &self.recipe;
         let quality = &stages.quality;
         structure::shape(example, &stages.structure, tally)?;
+        if *method == Method::Preference {
+            structure::plain(example)?;
+        }
         *chain = Some(chain::follow(example));
         *rating = quality::rating(&about.verdicts, quality.rate_by.as_deref());
         let mut demonstrated = false;

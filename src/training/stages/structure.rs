@@ -30,6 +30,20 @@ pub(in crate::training) fn shape(
     tool_errors(example, settings.tool_errors, tally)
 }
 
+/// Brings an example into the shape that preferences have: text alone, and no weights.
+pub(in crate::training) fn plain(example: &mut Example) -> Result<(), Reason> {
+    for message in &mut example.messages {
+        let parts = message.get("content").and_then(Value::as_array);
+        if parts.is_some_and(|parts| parts.iter().any(|part| part.get("text").is_none())) {
+            return Err("structure.image_in_preference");
+        }
+        if let Some(members) = message.as_object_mut() {
+            members.remove("weight");
+        }
+    }
+    Ok(())
+}
+
 /// Counts what there is before anything is changed.
 fn look(example: &Example, tally: &mut Tally) {
     let calls: usize = example.messages.iter().map(|message| calls(message).len()).sum();
@@ -50,7 +64,8 @@ fn rename(example: &mut Example, tally: &mut Tally) -> Result<(), Reason> {
     let mut call = None;
     for (at, message) in example.messages.iter_mut().enumerate() {
         match role(message) {
-            "system" | "user" | "tool" => {}
+            "system" | "user" => {}
+            "tool" => forget_name(message),
             "developer" => {
                 message["role"] = "system".into();
                 tally.rewrite("structure.developer_to_system", 1);
@@ -70,11 +85,19 @@ fn rename(example: &mut Example, tally: &mut Tally) -> Result<(), Reason> {
                 let id = call.take().ok_or("structure.orphan_tool_message")?;
                 message["role"] = "tool".into();
                 message["tool_call_id"] = id.into();
+                forget_name(message);
             }
             _ => return Err("structure.role"),
         }
     }
     Ok(())
+}
+
+/// The call says which tool it was; trainers know no name here.
+fn forget_name(message: &mut Value) {
+    if let Some(members) = message.as_object_mut() {
+        members.remove("name");
+    }
 }
 
 fn cut_at_sentinel(example: &mut Example, sentinels: &[String], tally: &mut Tally) {
@@ -340,9 +363,7 @@ mod tests {
         let kept = shaped(said, &Structure::default()).0.unwrap();
         assert_eq!(kept[0]["role"], "system");
         assert_eq!(kept[2]["tool_calls"], json!([call("call_2", "{}")]));
-        assert_eq!(
-            (&kept[3]["role"], &kept[3]["tool_call_id"]),
-            (&json!("tool"), &json!("call_2"))
-        );
+        let told = json!({ "role": "tool", "tool_call_id": "call_2", "content": "no" });
+        assert_eq!(kept[3], told);
     }
 }
