@@ -314,6 +314,9 @@ impl Datasets {
                 self.drop_unused(&mut transaction, key).await?;
             }
         }
+        let manifest = row.stats.pointer("/published/manifest").and_then(Value::as_str);
+        let manifest = manifest.map(str::to_owned).into_iter().collect();
+        delete_objects(&self.database, manifest).await?;
         transaction.commit().await
     }
 

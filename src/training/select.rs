@@ -271,7 +271,9 @@ mod tests {
         };
         let mut pool = Pool::new(true).unwrap();
         for line in lines {
-            pool.take(examiner.line(&line.to_string(), &source)).unwrap();
+            let mut examined = examiner.line(&line.to_string(), &source);
+            examined.about.user = line["user"].as_str().map(str::to_owned);
+            pool.take(examined).unwrap();
         }
         let chosen = select(&mut pool, &recipe).unwrap();
         (chosen, pool)
@@ -425,6 +427,26 @@ mod tests {
         let kept = many.iter().filter(|validation| **validation).count();
         // 50 sessions, 15 expected, with a standard deviation of 3.2.
         assert!((5 * 2..=25 * 2).contains(&kept), "{kept}");
+    }
+
+    #[test]
+    fn what_one_user_said_is_on_one_side_where_that_is_wanted() {
+        let line = |at: u32| {
+            let mut line = said(&[&format!("question {at}?"), &format!("{}", at * 7919)]);
+            line["user"] = json!(format!("u{}", at % 10));
+            line
+        };
+        let lines: Vec<Value> = (0..80).map(line).collect();
+        let sides = |by: &str| {
+            let recipe = json!({ "split": { "validation": 0.5, "by": by } });
+            let (chosen, _) = selected(recipe, &lines);
+            assert_eq!(chosen.len(), 80);
+            let mut sides = [[false; 2]; 10];
+            chosen.iter().for_each(|one| sides[one.entry % 10][usize::from(one.validation)] = true);
+            sides.iter().filter(|sides| **sides == [true, true]).count()
+        };
+        assert_eq!(sides("user"), 0);
+        assert_eq!(sides("conversation"), 10, "8 questions each: not all on one side by chance");
     }
 
     #[test]

@@ -186,8 +186,12 @@ fn the_same_recipe_over_the_same_calls_gives_the_same_files() {
         let key = two["train"]["key"].as_str().unwrap();
         let file = gateway.folder().join("data/objects").join(key);
         assert!(file.exists());
+        let published = control(&gateway, post(&format!("{}/publish", path(&two)), ""));
+        assert_eq!(published.status, 200, "{}", published.text());
+        let manifest = gateway.folder().join("data/objects/datasets/chats/2/manifest.json");
+        assert!(manifest.exists());
         assert_eq!(delete(&gateway, &path(&two)).status, 200);
-        assert!(!file.exists(), "nobody has it any more");
+        assert!(!file.exists() && !manifest.exists(), "nobody has it any more");
         delete(&gateway, &path(&two)).assert_error(404, "invalid_request_error", "not_found");
     });
 }
@@ -269,7 +273,7 @@ fn a_recipe_that_cannot_be_used_is_told_with_the_place() {
         (json!({"name": "n", "source": {"file": {"path": "/etc/passwd"}}}), "source.file.path"),
         (
             json!({"name": "n", "stages": [{"kind": "contamination", "files": ["/x"]}]}),
-            "stages[8].files[0]",
+            "stages[0].files[0]",
         ),
         (json!({}), "recipe"),
     ] {
@@ -340,6 +344,29 @@ fn feedback_chooses_and_mends_what_is_learned() {
         let origins =
             "select origin, cast(count(*) as text) from dataset_items group by origin order by 1";
         assert_eq!(rows(store, origins).unwrap(), [["captured", "12"], ["relabelled_human", "1"]]);
+    });
+}
+
+#[test]
+fn nothing_is_learned_from_another_datasets_validation_set() {
+    on_both("holdout", |store, gateway| {
+        let gateway = gateway.start();
+        ask_many(&gateway, store, 0, 40);
+        let judged_by = build(&gateway, &json!({"name": "eval", "split": {"validation": 0.5}}));
+        let kept = judged_by["validation"]["rows"].as_u64().unwrap();
+        let holdout = |id: &Value| json!([{"kind": "contamination", "datasets": [id]}]);
+        let row = build(&gateway, &json!({"name": "chats", "stages": holdout(&judged_by["id"])}));
+        assert!(kept > 0);
+        assert_eq!(row["stats"]["dropped"], json!({"contamination.holdout": kept}));
+        let missing = holdout(&json!("00000000-0000-7000-8000-000000000000"));
+        let recipe = json!({"name": "chats", "stages": missing}).to_string();
+        let refused = control(&gateway, post("/api/datasets", recipe));
+        refused.assert_error(400, "invalid_request_error", "invalid_recipe");
+        assert_eq!(refused.json()["error"]["param"], "stages[0].datasets");
+        // What the filter leaves out is not read.
+        let one = json!({"name": "one", "filter": {"session": "s-1", "since": "1h"}}).to_string();
+        let refused = control(&gateway, post("/api/datasets", one));
+        assert_eq!((refused.status, &refused.json()["error"]["rows"]), (422, &json!(1)));
     });
 }
 
