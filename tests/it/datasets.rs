@@ -123,6 +123,22 @@ fn on_both(name: &str, holds: impl Fn(&str, Builder)) {
     }
 }
 
+/// The format errors of OpenAI's cookbook, `Chat_finetuning_data_prep.ipynb`.
+fn openai_s_check_accepts(line: &Value) -> bool {
+    let messages = line["messages"].as_array().unwrap();
+    let known = ["role", "content", "name", "function_call", "weight"];
+    let roles = ["system", "user", "assistant", "function"];
+    let is_fine = |message: &Value| {
+        let members = message.as_object().unwrap();
+        members.keys().all(|name| known.contains(&name.as_str()))
+            && roles.contains(&message["role"].as_str().unwrap())
+            && message["content"].as_str().is_some_and(|text| !text.is_empty())
+    };
+    !messages.is_empty()
+        && messages.iter().all(is_fine)
+        && messages.iter().any(|message| message["role"] == "assistant")
+}
+
 #[test]
 fn captured_calls_become_lines_on_both_stores() {
     on_both("lines", |store, gateway| {
@@ -151,6 +167,7 @@ fn captured_calls_become_lines_on_both_stores() {
         for line in train.iter().chain(&validation) {
             let messages = line["messages"].as_array().unwrap();
             let answer = messages.last().unwrap();
+            assert!(openai_s_check_accepts(line), "{line}");
             assert_eq!(answer["role"], "assistant");
             assert!(answer["content"].as_str().unwrap().ends_with("<EMAIL_1>"), "{line}");
             assert_eq!(answer.as_object().unwrap().len(), 2, "no refusal: {line}");
