@@ -95,13 +95,14 @@ impl BuildError {
     }
 }
 
-/// Makes the row of a dataset that [`build`] is to build next. `team` may only narrow.
+/// Makes the row of a dataset that [`build`] is to build next.
 ///
 /// # Errors
-/// The recipe's filter cannot be used, or the store is away.
+/// The recipe asks for what is not there, or the store is away.
 pub async fn create(datasets: &Datasets, recipe: &Recipe) -> Result<DatasetRow, BuildError> {
     let now = now();
     gather::query(recipe, now)?;
+    gather::holdout_keys(datasets, recipe).await?;
     let (json, hash) = (recipe.to_json(), recipe.hash());
     let new = NewDataset {
         id: Uuid::now_v7(),

@@ -163,18 +163,29 @@ pub(super) async fn holdout(datasets: &Datasets, recipe: &Recipe) -> Result<Hold
             holdout.add(&line?);
         }
     }
-    for id in &settings.datasets {
-        let row = datasets.find(&id.to_string()).await?;
-        let file = row.and_then(|row| row.validation).ok_or_else(|| {
-            let message = format!("there is no dataset {id} that is ready");
-            BadRecipe::at(recipe.place_of("contamination", "datasets"), message)
-        })?;
+    for key in holdout_keys(datasets, recipe).await? {
         let objects = datasets.objects().ok_or(BuildError::NoObjects)?;
-        let Some(key) = file.key else { continue };
         let bytes = objects.get(&key).await?.unwrap_or_default();
         String::from_utf8_lossy(&bytes).lines().for_each(|line| holdout.add(line));
     }
     Ok(holdout)
+}
+
+/// The validation sets that the recipe names.
+pub(super) async fn holdout_keys(
+    datasets: &Datasets,
+    recipe: &Recipe,
+) -> Result<Vec<String>, BuildError> {
+    let mut keys = Vec::new();
+    for (at, id) in recipe.stages.contamination.datasets.iter().enumerate() {
+        let row = datasets.find(&id.to_string()).await?;
+        let file = row.and_then(|row| row.validation).ok_or_else(|| {
+            let place = recipe.place_of("contamination", &format!("datasets[{at}]"));
+            BadRecipe::at(place, format!("there is no dataset {id} that is ready"))
+        })?;
+        keys.extend(file.key);
+    }
+    Ok(keys)
 }
 
 fn open(path: &str, place: &str) -> Result<BufReader<File>, BadRecipe> {

@@ -379,7 +379,7 @@ fn nothing_is_learned_from_another_datasets_validation_set() {
         let recipe = json!({"name": "chats", "stages": missing}).to_string();
         let refused = control(&gateway, post("/api/datasets", recipe));
         refused.assert_error(400, "invalid_request_error", "invalid_recipe");
-        assert_eq!(refused.json()["error"]["param"], "stages[0].datasets");
+        assert_eq!(refused.json()["error"]["param"], "stages[0].datasets[0]");
         // What the filter leaves out is not read.
         let one = json!({"name": "one", "filter": {"session": "s-1", "since": "1h"}}).to_string();
         let refused = control(&gateway, post("/api/datasets", one));
