@@ -158,16 +158,25 @@ async fn build_row(
         return Err(BuildError::TooFewRows { rows, reasons, stats: Box::new(stats) });
     }
     drop(pool);
-    keep(datasets, heart, &mut emitted).await?;
+    let kept = keep(datasets, heart, &mut emitted).await;
     let files = [&emitted.train.about, &emitted.validation.about];
-    if datasets.freeze((heart.id, heart.attempt), began, now(), &stats, files).await? {
+    let frozen = match kept {
+        Ok(()) => {
+            let attempt = (heart.id, heart.attempt);
+            datasets.freeze(attempt, began, now(), &stats, files).await.map_err(BuildError::from)
+        }
+        Err(error) => Err(error),
+    };
+    if matches!(frozen, Ok(true)) {
         return Ok(());
     }
     // Nobody else knows of these files.
     for key in files.iter().filter_map(|file| file.key.as_deref()) {
-        datasets.drop_file(key).await?;
+        if let Err(error) = datasets.drop_file(key).await {
+            tracing::warn!(%error, key, "a file of a dataset that was not built is left behind");
+        }
     }
-    Err(BuildError::Gone)
+    Err(frozen.err().unwrap_or(BuildError::Gone))
 }
 
 /// Whose build it is, and which attempt at it.

@@ -279,6 +279,20 @@ fn too_few_rows_are_told_with_what_became_of_the_others() {
 }
 
 #[test]
+fn an_object_store_that_takes_nothing_is_told_and_nothing_is_left_half_built() {
+    let upstream = talkative();
+    let gateway = Gateway::builder(&upstream).config("objects: file:/dev/null/objects").start();
+    ask_many(&gateway, &gateway.store(), 0, 12);
+    let answer = control(&gateway, post("/api/datasets", r#"{"name":"chats"}"#));
+    answer.assert_error(503, "api_error", "objects_unavailable");
+    let row = read(&gateway, "/api/datasets/chats");
+    assert_eq!((&row["status"], &row["train"]), (&json!("failed"), &json!(null)));
+    assert_eq!(row["error"]["code"], "objects_unavailable");
+    let items = "select cast(count(*) as text) from dataset_items";
+    assert_eq!(rows(&gateway.store(), items).unwrap(), [["0"]]);
+}
+
+#[test]
 fn a_recipe_that_cannot_be_used_is_told_with_the_place() {
     let upstream = talkative();
     let gateway = Gateway::start(&upstream);
