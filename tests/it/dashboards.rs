@@ -17,17 +17,20 @@ use crate::support::Answer;
 use crate::support::Gateway;
 use crate::support::Raw;
 use crate::support::Upstream;
-use crate::support::answer::CHAT;
 use crate::support::answer::DONE;
 use crate::support::answer::USAGE;
 use crate::support::answer::delta;
 use crate::support::eventually;
 use crate::support::http::client;
-use crate::support::http::post;
+use crate::support::http::post_with;
 use crate::support::ports::Port;
 use crate::support::world;
 
 const DASHBOARDS: [&str; 4] = ["cost", "traffic", "policy", "capture"];
+
+/// One try each: the provider's answers come in turn.
+const POLICY: &str = "routes:\n  - { name: all, when: 'tokens.prompt < 100000', use: gpt-4.1-mini, attempts: 1 }\n  \
+                  - { name: never, when: 'request.model == \"x\"', use: gpt-4o }\n";
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -102,12 +105,13 @@ fn upstream() -> Upstream {
     );
     assert_ne!(usage, USAGE);
     let stream = delta("Hi") + &delta(" there") + &usage + DONE;
-    Upstream::with(move |number, _| match number % 5 {
-        0 => Answer::stream(&stream),
-        1 => Answer::json(200, CHAT.replace("gpt-4.1-mini-2025-04-14", "nobody-knows")),
-        2 => Answer::events().chunk(delta("Hi")).stall(),
-        3 => Answer::json(500, "{}"),
-        _ => Answer::chat(),
+    Upstream::with(move |number, request| {
+        match (request.header("x-kind") == Some("stream"), number % 3) {
+            (true, 0) => Answer::events().chunk(delta("Hi")).stall(),
+            (true, _) => Answer::stream(&stream),
+            (false, 0) => Answer::json(500, "{}"),
+            (false, _) => Answer::chat(),
+        }
     })
 }
 
@@ -120,12 +124,13 @@ impl Traffic {
         let (address, stop) = (gateway.data(), Arc::clone(&over));
         let thread = std::thread::spawn(move || {
             while !stop.load(Ordering::SeqCst) {
-                for stream in [false, true] {
+                for stream in [false, true, true, false, false] {
                     let body = format!(
                         r#"{{"model":"gpt-4.1-mini","stream":{stream},"messages":[{{"role":"user","content":"Hi"}}]}}"#
                     );
                     let mut raw = Raw::connect(address);
-                    raw.send(post("/v1/chat/completions", body));
+                    let kind = if stream { "x-kind: stream\r\n" } else { "" };
+                    raw.send(post_with("/v1/chat/completions", kind, body));
                     // It leaves with the head, whatever comes behind it.
                     let _ = raw.head();
                     std::thread::sleep(std::time::Duration::from_millis(20));
@@ -168,9 +173,7 @@ fn queries() -> Vec<(String, String)> {
 #[test]
 fn every_query_of_the_dashboards_and_every_rule_finds_data() {
     let upstream = upstream();
-    let policy = "routes:\n  - { name: all, when: 'tokens.prompt < 100000', use: gpt-4.1-mini, attempts: 1 }\n  \
-                  - { name: never, when: 'request.model == \"x\"', use: gpt-4o }\n";
-    let gateway = Gateway::builder(&upstream).policy(policy).start();
+    let gateway = Gateway::builder(&upstream).policy(POLICY).start();
     let prometheus = Prometheus::scraping(&gateway);
     let traffic = Traffic::through(&gateway);
     for (title, query) in queries() {
@@ -212,6 +215,36 @@ fn series_of(query: &str) -> BTreeSet<String> {
         ours.iter().any(|prefix| name.starts_with(prefix))
     });
     names.map(str::to_owned).collect()
+}
+
+#[test]
+fn every_series_is_in_the_documentation_and_the_other_way_round() {
+    let upstream = upstream();
+    let gateway = Gateway::builder(&upstream).policy(POLICY).start();
+    let traffic = Traffic::through(&gateway);
+    eventually("there was some of everything", || {
+        gateway.metric("weir_usage_estimated_total", &[]) > 0.5
+    });
+    drop(traffic);
+    let documented = read("docs/operating.md");
+    let metrics = crate::support::http::get(gateway.control(), "/metrics").unwrap().text();
+    let series = metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+    let undocumented: Vec<_> = series
+        .filter(|name| !name.starts_with("process_") && !documented.contains(&format!("`{name}`")))
+        .collect();
+    assert!(undocumented.is_empty(), "{undocumented:?}");
+    let code = read("src/telemetry/metrics.rs");
+    let table = documented
+        .lines()
+        .filter(|line| line.starts_with("| `weir_") || line.starts_with("| `gen_ai_"));
+    for name in
+        table.flat_map(|line| line.split(" | ").next().unwrap().split('`').skip(1).step_by(2))
+    {
+        assert!(
+            code.contains(&format!("\"{name}\"")),
+            "{name} is documented, and there is no such series"
+        );
+    }
 }
 
 #[test]
