@@ -68,6 +68,12 @@ const MIGRATIONS: &[Migration] = &[
         sqlite: include_str!("migrations/sqlite/0003_datasets.sql"),
         postgres: include_str!("migrations/postgres/0003_datasets.sql"),
     },
+    Migration {
+        version: 4,
+        name: "keys",
+        sqlite: include_str!("migrations/sqlite/0004_keys.sql"),
+        postgres: include_str!("migrations/postgres/0004_keys.sql"),
+    },
 ];
 
 /// Why the store did not do what it was asked.
@@ -374,11 +380,7 @@ impl Database {
     /// The statement that inserts a verdict: id, time, target, name, value, key, the target where it
     /// is an interaction's id, and its digest. What is said of what was erased is not taken.
     pub(super) fn insert_verdict(&self) -> String {
-        let json = |parameter| match self.engine {
-            Engine::Sqlite => parameter,
-            Engine::Postgres => format!("cast({parameter} as jsonb)"),
-        };
-        let (id, time, value) = (self.id(1), self.instant(2), json("$5".to_owned()));
+        let (id, time, value) = (self.id(1), self.instant(2), self.json(5));
         let interaction = self.id(7);
         format!(
             "insert into feedback (id, created_at, target, name, value, key_name) \
@@ -457,6 +459,14 @@ impl Database {
         match self.engine {
             Engine::Sqlite => format!("${n}"),
             Engine::Postgres => format!("cast(${n} as uuid)"),
+        }
+    }
+
+    /// The JSON that the parameter `$n` says as text.
+    pub(super) fn json(&self, n: usize) -> String {
+        match self.engine {
+            Engine::Sqlite => format!("${n}"),
+            Engine::Postgres => format!("cast(${n} as jsonb)"),
         }
     }
 

@@ -174,6 +174,8 @@ pub struct Metrics {
     rule_errors: IntCounterVec,
     prompt_counts: IntCounterVec,
     hooks: IntCounterVec,
+    auth_failures: IntCounterVec,
+    keys_in_sync: IntGauge,
     estimate_errors: HistogramVec,
     /// Streams that could have been sampled.
     samples: AtomicU64,
@@ -321,6 +323,18 @@ impl Metrics {
                 "Posts to webhooks: delivered, failed (and tried again), given_up, dropped",
                 &["event", "outcome"],
             )?,
+            auth_failures: counters(
+                r,
+                "weir_auth_failures_total",
+                "Callers that were not let in: missing, malformed, unknown, revoked, expired key, \
+                 or not_loaded while the keys were not read yet",
+                &["reason"],
+            )?,
+            keys_in_sync: gauge(
+                r,
+                "weir_keys_in_sync",
+                "1 when the virtual keys are as the store has them, 0 when those of an earlier look are in force",
+            )?,
             estimate_errors: histograms(
                 r,
                 "weir_usage_estimate_error_ratio",
@@ -407,6 +421,16 @@ impl Metrics {
     pub fn policy_rejected(&self) {
         self.policy_reloads.with_label_values(&["rejected"]).inc();
         self.policy_in_sync.set(0);
+    }
+
+    /// Counts a caller that was not let in.
+    pub fn auth_failure(&self, reason: &str) {
+        self.auth_failures.with_label_values(&[reason]).inc();
+    }
+
+    /// Notes whether the last look at the virtual keys succeeded.
+    pub fn keys_in_sync(&self, in_sync: bool) {
+        self.keys_in_sync.set(in_sync.into());
     }
 
     /// Counts a condition that had no value.
