@@ -41,12 +41,14 @@ use crate::simulator::Knobs;
 use crate::simulator::Simulator;
 use crate::store;
 use crate::store::Database;
+use crate::store::Datasets;
 use crate::store::Fingerprinter;
 use crate::store::KeyRing;
 use crate::store::Recorder;
 use crate::store::StoreError;
 use crate::telemetry::log;
 use crate::telemetry::metrics::Metrics;
+use crate::training::dataset;
 use crate::upstream::SetupError;
 use crate::upstream::Upstreams;
 
@@ -127,6 +129,9 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
         access,
         config.limits.body.0,
     );
+    if let Some(database) = &database {
+        tasks.push(("datasets", adopt_builds(database.clone())));
+    }
     let readiness = Arc::new(Readiness::default());
     let ledger = recorder.clone().zip(database);
     let policies = PolicyParts {
@@ -317,6 +322,16 @@ fn control_plane(
             tracing::error!(%error, "the control plane stopped");
         }
     }))
+}
+
+/// Goes on with datasets whose build was cut off.
+fn adopt_builds(database: Database) -> Task {
+    Box::pin(async move {
+        match Datasets::of(&database) {
+            Ok(datasets) => dataset::adopt_abandoned(datasets).await,
+            Err(error) => tracing::error!(%error, "datasets cannot be built"),
+        }
+    })
 }
 
 /// How the models are doing, for `POST /api/route/explain`: what live routing sees.

@@ -16,7 +16,8 @@
 //! | [`upstream`] | the way to a provider: connections, TLS, gates, retry budget | `openai`, `policy`, `telemetry` | `tokio_rustls`, `rustls_native_certs` |
 //! | [`store`] | whatever outlives the process: spool, database, ledger, objects | `openai`, `metering`, `telemetry`, `redact` | `sqlx`, `crc32fast`, `object_store`, `subtle` |
 //! | [`proxy`] | the data plane: the journey of one request | `openai`, `metering`, `policy`, `redact`, `telemetry`, `upstream`, `store` | |
-//! | [`admin`] | the control plane's routes | `openai`, `metering`, `policy`, `redact`, `telemetry`, `store` | `tar`, `utoipa`, `utoipa_axum` |
+//! | [`training`] | from captured calls to training data | `openai`, `metering`, `redact`, `store`, `telemetry` | `unicode_normalization`, `whatlang` |
+//! | [`admin`] | the control plane's routes | `openai`, `metering`, `policy`, `redact`, `telemetry`, `store`, `training` | `tar`, `utoipa`, `utoipa_axum` |
 //! | [`hooks`] | webhooks out | `policy`, `telemetry`, `upstream` | |
 //! | [`simulator`] | the stand-in for OpenAI | `openai` | |
 //! | [`server`] | listeners, sessions, drain | `openai`, `telemetry`, `upstream`, `proxy`, `admin` | `pingora`, `async_trait` |
@@ -37,4 +38,5 @@ pub mod server;
 pub mod simulator;
 pub mod store;
 pub mod telemetry;
+pub mod training;
 pub mod upstream;

@@ -1,5 +1,6 @@
 //! The control plane: health, metrics, policies, spend, the description of its own routes.
 
+mod datasets;
 mod feedback;
 mod in_force;
 mod interactions;
@@ -139,6 +140,7 @@ pub fn router(
         .routes(routes!(models::model))
         .merge(policies::router())
         .merge(replay::router())
+        .merge(datasets::router())
         .split_for_parts();
     router
         .route("/openapi.json", axum::routing::get(move || async move { Json(description) }))

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod cost;
+mod dataset;
 mod erase;
 mod interactions;
 mod migrate;
@@ -44,6 +45,8 @@ enum Command {
     Spend(spend::Spend),
     /// Shows what was captured of calls, from the store.
     Interactions(interactions::Shown),
+    /// Makes training data of what was captured.
+    Dataset(dataset::Dataset),
     /// Brings the store's schema up to date; `serve` does it too.
     Migrate(migrate::Migrate),
     /// Counts a request's or a text's tokens, and what it costs to send them.
@@ -91,6 +94,7 @@ pub fn run() -> ExitCode {
         Command::Policy(arguments) => policy::run(arguments, json),
         Command::Spend(arguments) => spend::run(&arguments, json),
         Command::Interactions(arguments) => interactions::run(&arguments, json),
+        Command::Dataset(arguments) => dataset::run(&arguments, json),
         Command::Migrate(arguments) => migrate::run(&arguments, json),
         Command::Tokens(arguments) => tokens::run(&arguments, json),
         Command::Models(arguments) => models::run(&arguments, json),

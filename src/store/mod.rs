@@ -4,8 +4,11 @@
 //! file (`spool`), another moves files into the database (`ship`): a client never waits for
 //! either, and a record is in one of the two from the append on.
 
+mod candidates;
 mod conversations;
 mod database;
+mod dataset_build;
+mod datasets;
 mod erase;
 mod feedback;
 mod folder;
@@ -26,8 +29,18 @@ mod strip;
 mod sweep;
 mod user;
 
+pub use candidates::Candidate;
+pub use candidates::CandidatePage;
 pub use database::Database;
 pub use database::StoreError;
+pub use dataset_build::DatasetItem;
+pub use dataset_build::NewDataset;
+pub use datasets::DatasetPage;
+pub use datasets::DatasetQuery;
+pub use datasets::DatasetRow;
+pub use datasets::Datasets;
+pub use datasets::NotDeleted;
+pub use datasets::SplitFile;
 pub use erase::Erasure;
 pub use erase::Subject;
 pub use erase::erase;
