@@ -113,6 +113,7 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
     let policy = Policy::load(&config.policies, &policy_settings)?;
     let metrics = Arc::new(Metrics::new()?);
     begin_with(&policy, &metrics);
+    warn_of_keyless(&config, &policy);
     let upstreams = Arc::new(Upstreams::new(&policy)?);
     let policy = Arc::new(PolicyHandle::new(policy));
     let live = Arc::new(LiveStats::default());
@@ -187,6 +188,15 @@ pub fn simulate(arguments: &cli::Simulate) -> Result<(), AppError> {
             .await
             .map_err(|error| AppError::Other(error.to_string()))
     })
+}
+
+/// Says which upstreams get no key at all, where callers' keys are not for them.
+fn warn_of_keyless(config: &Config, policy: &Policy) {
+    for upstream in policy.upstreams().filter(|_| config.auth == Auth::Keys) {
+        if upstream.authorization.is_none() {
+            tracing::warn!(upstream = %upstream.name, "the upstream has no `api_key`: with `auth: keys` requests go to it without one");
+        }
+    }
 }
 
 /// What is to be done for each policy that comes into force.

@@ -486,6 +486,19 @@ impl Database {
         }
     }
 
+    /// The value of a call's tag that the parameter `$n` names; `true` where its key has a tag of
+    /// that name and the call itself none.
+    pub(super) fn tag_of_row(&self, n: usize) -> String {
+        let on_key = match self.engine {
+            Engine::Sqlite => {
+                format!("exists (select 1 from json_each(key_tags) as t where t.value = ${n})")
+            }
+            // The operator `?`, which would be taken for a parameter.
+            Engine::Postgres => format!("jsonb_exists(key_tags, ${n})"),
+        };
+        format!("coalesce(tags ->> ${n}, case when {on_key} then 'true' end)")
+    }
+
     /// The time of a row in UTC, by a format that begins with the year.
     pub(super) fn time_of_row(&self, sqlite: &str, postgres: &str) -> String {
         match self.engine {

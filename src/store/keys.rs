@@ -2,6 +2,7 @@
 //! and then only its hash is known.
 
 mod grant;
+mod page;
 mod ring;
 mod secret;
 
@@ -9,9 +10,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::Value;
+use sqlx::Any;
 use sqlx::AnyConnection;
 use sqlx::AssertSqlSafe;
 use sqlx::Row as _;
+use sqlx::Transaction;
 use sqlx::any::AnyRow;
 use thiserror::Error;
 use uuid::Uuid;
@@ -27,6 +30,9 @@ pub use grant::Grant;
 pub use grant::Importance;
 pub use grant::NewKey;
 pub use grant::grace;
+pub use page::KeyPage;
+pub use page::KeyQuery;
+pub use page::page_of_keys;
 pub use ring::KeyRing;
 pub use ring::Refused;
 
@@ -143,7 +149,7 @@ pub async fn create_key(
     let mut connection = database.connect().await?;
     database.migrate_by(&mut connection).await?;
     let work = async {
-        let mut transaction = database.begin(&mut connection).await?;
+        let mut transaction = begin(database, &mut connection).await?;
         // The name of a key that has expired is free again.
         let end = format!(
             "update virtual_keys set revoked_at = expires_at where name = $1 \
@@ -156,7 +162,6 @@ pub async fn create_key(
             return Ok(false);
         }
         inserted?;
-        count_change(&mut transaction).await?;
         transaction.commit().await.map(|()| true)
     };
     if !database.within(work).await? {
@@ -188,14 +193,13 @@ pub async fn revoke_key(database: &Database, which: &str, now: i64) -> Result<Ve
     let mut connection = database.connect().await?;
     database.migrate_by(&mut connection).await?;
     let work = async {
-        let mut transaction = database.begin(&mut connection).await?;
+        let mut transaction = begin(database, &mut connection).await?;
         let mut rows = select(database, &mut transaction).await?;
         rows.retain(|row| row.is_called(which) && row.revoked_at.is_none());
         for row in &mut rows {
             end(database, &mut transaction, row.id, "revoked_at", now).await?;
             row.revoked_at = Some(now);
         }
-        count_change(&mut transaction).await?;
         transaction.commit().await.map(|()| rows)
     };
     let revoked = database.within(work).await?;
@@ -219,7 +223,7 @@ pub async fn rotate_key(
     let unknown = || KeyError::Unknown(which.to_owned());
     let mut connection = database.connect().await?;
     database.migrate_by(&mut connection).await?;
-    let mut transaction = database.within(database.begin(&mut connection)).await?;
+    let mut transaction = database.within(begin(database, &mut connection)).await?;
     let rows = database.within(select(database, &mut transaction)).await?;
     let in_force = |row: &Stored| row.revoked_at.is_none() && row.grace_until.is_none();
     let old = rows.into_iter().find(|row| row.is_called(which) && in_force(row));
@@ -237,7 +241,6 @@ pub async fn rotate_key(
         };
         end(database, &mut transaction, old.id, column, at).await?;
         insert(database, &mut transaction, &row).await?;
-        count_change(&mut transaction).await?;
         transaction.commit().await
     };
     database.within(work).await?;
@@ -315,10 +318,16 @@ async fn end(
     statement.execute(connection).await.map(drop)
 }
 
-/// Tells gateways that there is something to read.
-async fn count_change(connection: &mut AnyConnection) -> sqlx::Result<()> {
+/// Begins a change, and tells gateways that there is one. The count keeps changes apart: who waits
+/// for it sees what the one before has done.
+async fn begin<'c>(
+    database: &Database,
+    connection: &'c mut AnyConnection,
+) -> sqlx::Result<Transaction<'c, Any>> {
+    let mut transaction = database.begin(connection).await?;
     let sql = "update virtual_key_changes set counter = counter + 1";
-    sqlx::query(sql).execute(connection).await.map(drop)
+    sqlx::query(sql).execute(&mut *transaction).await?;
+    Ok(transaction)
 }
 
 /// All rows, the oldest first.

@@ -15,6 +15,7 @@ mod fees;
 mod fidelity;
 mod hooks;
 mod http2;
+mod keys;
 mod ledger;
 mod map;
 mod models;
