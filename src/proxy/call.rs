@@ -167,6 +167,7 @@ impl Call {
     /// store, however many such callers there are.
     pub(super) fn turn_away(&mut self, outside: Outside) -> ApiError {
         self.recorded = true;
+        self.capture = self.capture.at_most(CaptureMode::Off);
         outside.refuse(&self.metrics)
     }
 

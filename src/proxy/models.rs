@@ -47,7 +47,7 @@ fn may_run_model(method: &Method, path: &str) -> bool {
         path.strip_prefix(*folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };
     let reads = matches!(*method, Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS);
-    !(reads || path.ends_with("/cancel") || WITHOUT_MODELS.iter().any(|folder| is_below(&folder)))
+    !(reads || path.ends_with("/cancel") || WITHOUT_MODELS.iter().any(is_below))
 }
 
 /// `model` of a JSON object, or of a form; `None` where others could read another one.

@@ -70,6 +70,11 @@ pub const CAPTURE_OUTCOMES: [&str; 11] = [
     "erased",
 ];
 
+/// What may be wrong with a caller's key; `not_loaded` says that the gateway has not read its keys
+/// yet.
+pub const AUTH_FAILURES: [&str; 6] =
+    ["missing", "malformed", "unknown", "revoked", "expired", "not_loaded"];
+
 /// Errors of estimates, as shares of what was reported.
 const ERROR_BUCKETS: &[f64] = &[0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0];
 /// One stream in so many is estimated beside its report.
@@ -210,6 +215,15 @@ impl Metrics {
         for outcome in CAPTURE_OUTCOMES {
             capture_records.with_label_values(&[outcome]);
         }
+        let auth_failures = counters(
+            r,
+            "weir_auth_failures_total",
+            "Callers that were not let in, by what was wrong with their key",
+            &["reason"],
+        )?;
+        for reason in AUTH_FAILURES {
+            auth_failures.with_label_values(&[reason]);
+        }
         Ok(Self {
             duration: histograms(
                 r,
@@ -323,13 +337,7 @@ impl Metrics {
                 "Posts to webhooks: delivered, failed (and tried again), given_up, dropped",
                 &["event", "outcome"],
             )?,
-            auth_failures: counters(
-                r,
-                "weir_auth_failures_total",
-                "Callers that were not let in: missing, malformed, unknown, revoked, expired key, \
-                 or not_loaded while the keys were not read yet",
-                &["reason"],
-            )?,
+            auth_failures,
             keys_in_sync: gauge(
                 r,
                 "weir_keys_in_sync",
@@ -423,7 +431,7 @@ impl Metrics {
         self.policy_in_sync.set(0);
     }
 
-    /// Counts a caller that was not let in.
+    /// Counts a caller that was not let in, by one of [`AUTH_FAILURES`].
     pub fn auth_failure(&self, reason: &str) {
         self.auth_failures.with_label_values(&[reason]).inc();
     }

@@ -98,7 +98,7 @@ fn only_virtual_keys_get_in_and_none_goes_upstream() {
         let sent = format!("{:?}", request.headers);
         assert!(!sent.contains(secret) && request.header("api-key").is_none(), "{sent}");
     }
-    let cut = &secret[..51];
+    let cut = secret.strip_suffix(char::is_alphanumeric).unwrap();
     let wrong: Vec<String> =
         ["sk-caller", "wk_", cut, "wk_\u{e9}"].map(bearer).into_iter().collect();
     let mut bodies: Vec<String> = Vec::new();
@@ -172,8 +172,10 @@ fn two_gateways_follow_one_store() {
     let rotated = control(&first, "POST", "/api/keys/app/rotate", r#"{"grace":"0"}"#);
     assert_eq!(rotated.status, 201, "{}", rotated.text());
     eventually("the old secret ends", || ask(&second, &again).status == 401);
-    let uses = "select cast(last_used_at as text) from virtual_keys where last_used_at is null";
-    assert_eq!(rows(&server.url("keys"), uses).unwrap().len(), 4, "written once a minute only");
+    let unused = "select cast(id as text) from virtual_keys where last_used_at is null";
+    eventually("all but the last were used", || {
+        rows(&server.url("keys"), unused).unwrap() == [[rotated.json()["id"].as_str().unwrap()]]
+    });
 }
 
 #[test]
@@ -225,17 +227,18 @@ fn wrong_keys_leave_nothing_in_the_store_however_many_they_are() {
     let gateway = with_keys(&upstream).start();
     let secret = made(&gateway, &json!({"name": "app"}));
     let unknown = well_formed();
+    let failures = |reason| gateway.metric("weir_auth_failures_total", &[("reason", reason)]);
+    // Those of the wait for the key.
+    let before = failures("unknown");
     let mut raw = Raw::connect(gateway.data());
-    for turn in 0..1000 {
+    for turn in 0..10_000 {
         let key = if turn % 2 == 0 { unknown.as_str() } else { "wk_guess" };
         raw.send(written(CHAT, &bearer(key), ASK));
         let answer = raw.response().unwrap();
-        answer.assert_error(401, "invalid_request_error", "invalid_api_key");
+        assert_eq!((answer.status, answer.header("x-weir-capture")), (401, Some("off")));
     }
-    let failures = |reason| gateway.metric("weir_auth_failures_total", &[("reason", reason)]);
-    assert!((failures("unknown") - 500.0).abs() < 0.1, "{}", failures("unknown"));
-    // Others come from waiting for the key.
-    assert!(failures("malformed") > 499.5);
+    assert!((failures("unknown") - before - 5000.0).abs() < 0.1, "{}", failures("unknown"));
+    assert!((failures("malformed") - 5000.0).abs() < 0.1, "{}", failures("malformed"));
     let kept = ask(&gateway, &secret).header("x-weir-id").unwrap().to_owned();
     eventually("the good call is stored", || ids(&gateway.store()) == [kept.clone()]);
     assert!(
@@ -360,14 +363,12 @@ fn rules_capture_and_the_ledger_know_the_key() {
             ]
         );
         assert_eq!(spend("tag:vip"), [line("", 3), line("true", 3)]);
-        let replayed = run_replay(&gateway);
-        assert!(replayed.contains("\"changed\":0") || replayed.contains("same"), "{replayed}");
+        let replayed = run(&gateway, &["--json", "policy", "replay", "--since", "1h"]);
+        let replayed: Value = serde_json::from_str(&replayed).unwrap();
+        // Three were kept; they were decided by what their keys are.
+        let (own, same) = (&replayed["own"], &replayed["reproduced"]);
+        assert_eq!((own, same), (&json!(3), &json!(3)), "{replayed:#}");
     }
-}
-
-/// Replays all that was recorded through the policy in force.
-fn run_replay(gateway: &Gateway) -> String {
-    run(gateway, &["--json", "policy", "replay", "--since", "1h"])
 }
 
 #[test]

@@ -7,6 +7,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use serde_json::Value;
+use serde_json::json;
 use sqlx::AnyConnection;
 use sqlx::AssertSqlSafe;
 use sqlx::Row as _;
@@ -16,7 +18,7 @@ use uuid::Uuid;
 
 use crate::store::database::Database;
 use crate::store::database::StoreError;
-use crate::store::sweep::now;
+use crate::store::interaction::Kind;
 use crate::telemetry::metrics::Metrics;
 
 use super::Grant;
@@ -29,8 +31,7 @@ use super::select;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Longest wait for one look; then the connection is given up.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How exactly is known when a key was last used, in milliseconds, and how often that is written
-/// down.
+/// How exactly is known when a key was last used, in milliseconds.
 const USE_GRAIN: i64 = 60_000;
 
 /// Why a key opens nothing.
@@ -69,8 +70,16 @@ struct Entry {
     expires_at: i64,
     /// When it was or will be revoked.
     ends_at: i64,
-    /// In milliseconds since 1970; 0 for never.
-    used: Arc<AtomicI64>,
+    used: Arc<Use>,
+}
+
+/// When a key was last used, in milliseconds since 1970; 0 for never.
+#[derive(Default)]
+struct Use {
+    /// As far as this gateway knows.
+    noted: AtomicI64,
+    /// As far as it has written that down.
+    written: AtomicI64,
 }
 
 impl KeyRing {
@@ -95,8 +104,9 @@ impl KeyRing {
         if entry.expires_at <= now {
             return Err(Refused::Expired);
         }
-        if now.saturating_sub(entry.used.load(Ordering::Relaxed)) >= USE_GRAIN {
-            entry.used.store(now, Ordering::Relaxed);
+        let noted = &entry.used.noted;
+        if now.saturating_sub(noted.load(Ordering::Relaxed)) >= USE_GRAIN {
+            noted.store(now, Ordering::Relaxed);
         }
         Ok(Arc::clone(&entry.grant))
     }
@@ -113,25 +123,22 @@ impl KeyRing {
     pub async fn keep_fresh(self: Arc<Self>, database: Database, metrics: Arc<Metrics>) {
         let mut tick = tokio::time::interval(LOOK_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut connection, mut away, mut written) = (None, false, now());
+        let (mut connection, mut away) = (None, false);
         loop {
             tick.tick().await;
-            let looked = self.look(&database, &mut connection).await;
+            let mut looked = self.look(&database, &mut connection).await;
+            if looked.is_ok() {
+                looked = self.write_uses(&database, &mut connection).await;
+            }
             metrics.keys_in_sync(looked.is_ok());
-            match looked {
+            match &looked {
                 Ok(()) if away => tracing::info!("the store is back: keys are as it has them"),
-                Ok(()) => {}
                 Err(error) if !away => {
                     tracing::warn!(%error, "keys cannot be read: those that were read last stay in force");
                 }
-                Err(_) => {}
+                _ => {}
             }
-            away = connection.is_none();
-            if let Some(connection) = &mut connection
-                && now() - written >= USE_GRAIN
-            {
-                written = self.write_uses(&database, connection, written).await.unwrap_or(written);
-            }
+            away = looked.is_err();
         }
     }
 
@@ -158,9 +165,8 @@ impl KeyRing {
             let rows = if changed { Some(select(database, &mut connection).await?) } else { None };
             Ok::<_, sqlx::Error>(rows.map(|rows| (counter, rows)))
         };
-        let looked = tokio::time::timeout(PATIENCE, work).await;
-        let changed = looked.map_err(|_| database.gave_up(PATIENCE))?;
-        if let Some((counter, rows)) = changed.map_err(|error| database.unavailable(&error))? {
+        let changed = patiently(database, work).await?;
+        if let Some((counter, rows)) = changed {
             self.put(counter, rows);
         }
         *kept = Some(connection);
@@ -169,10 +175,9 @@ impl KeyRing {
 
     fn put(&self, counter: i64, rows: Vec<Stored>) {
         let before = self.snapshot.load();
-        let used = |digest: Digest, stored: Option<i64>| {
+        let used = |digest: Digest| {
             let known = before.as_ref().and_then(|before| before.keys.get(&half(digest)));
-            let new = || Arc::new(AtomicI64::new(stored.unwrap_or(0)));
-            known.map_or_else(new, |entry| Arc::clone(&entry.used))
+            known.map_or_else(Arc::default, |entry| Arc::clone(&entry.used))
         };
         let entry = |row: Stored| {
             let digest = row.digest?;
@@ -180,7 +185,7 @@ impl KeyRing {
             let entry = Entry {
                 id: row.id,
                 digest,
-                used: used(digest, row.last_used_at),
+                used: used(digest),
                 grant: Arc::new(row.grant),
                 expires_at: row.expires_at.unwrap_or(i64::MAX),
                 // A revocation holds whatever this machine's clock says.
@@ -192,31 +197,42 @@ impl KeyRing {
         self.snapshot.store(Some(Arc::new(Snapshot { counter, keys })));
     }
 
-    /// Writes down which keys were used since `written`; returns when that was done.
+    /// Writes down which keys were used. A connection that fails is given up.
     async fn write_uses(
         &self,
         database: &Database,
-        connection: &mut AnyConnection,
-        written: i64,
-    ) -> sqlx::Result<i64> {
-        let begun = now();
-        let Some(snapshot) = self.snapshot.load_full() else { return Ok(begun) };
-        let (id, time) = (database.id(1), database.instant(2));
+        kept: &mut Option<AnyConnection>,
+    ) -> Result<(), StoreError> {
+        let Some(snapshot) = self.snapshot.load_full() else { return Ok(()) };
+        let noted = |entry: &Entry| entry.used.noted.load(Ordering::Relaxed);
+        let entries = snapshot.keys.values();
+        let new = entries.filter(|e| noted(e) > e.used.written.load(Ordering::Relaxed));
+        let new: Vec<(&Entry, i64)> = new.map(|entry| (entry, noted(entry))).collect();
+        let Some(mut connection) = kept.take_if(|_| !new.is_empty()) else { return Ok(()) };
+        let records = new.iter().map(|(entry, used)| json!({ "id": entry.id, "used": used }));
+        let records = Value::from_iter(records).to_string();
+        let (id, used) = (database.value("id", Kind::Id), database.value("used", Kind::Time));
         // Another gateway may have seen it later.
         let sql = format!(
-            "update virtual_keys set last_used_at = {time} \
-             where id = {id} and (last_used_at is null or last_used_at < {time})"
+            "update virtual_keys set last_used_at = {used} from {} \
+             where virtual_keys.id = {id} and (last_used_at is null or last_used_at < {used})",
+            database.records(&[("id", Kind::Id), ("used", Kind::Time)])
         );
-        for entry in snapshot.keys.values() {
-            let used = entry.used.load(Ordering::Relaxed);
-            // A use is noted with its first moment of a grain.
-            if used >= written.saturating_sub(USE_GRAIN) {
-                let statement = sqlx::query(AssertSqlSafe(sql.clone())).bind(entry.id.to_string());
-                statement.bind(used).execute(&mut *connection).await?;
-            }
-        }
-        Ok(begun)
+        let statement = sqlx::query(AssertSqlSafe(sql)).bind(records);
+        patiently(database, statement.execute(&mut connection)).await?;
+        new.iter().for_each(|(entry, used)| entry.used.written.store(*used, Ordering::Relaxed));
+        *kept = Some(connection);
+        Ok(())
     }
+}
+
+/// Waits for the database for a moment: the next look must not be late.
+async fn patiently<T>(
+    database: &Database,
+    work: impl Future<Output = sqlx::Result<T>>,
+) -> Result<T, StoreError> {
+    let done = tokio::time::timeout(PATIENCE, work).await;
+    done.map_err(|_| database.gave_up(PATIENCE))?.map_err(|error| database.unavailable(&error))
 }
 
 fn half(digest: Digest) -> u128 {
@@ -244,10 +260,11 @@ mod tests {
     #[test]
     fn a_key_is_known_by_its_digest_alone() {
         let (ring, secret) = ring(|_| {});
+        let cut = secret.strip_suffix(char::is_alphanumeric).unwrap();
         assert_eq!(ring.open(secret.as_bytes(), NOW).unwrap().name, "app");
         let other = secret::generate().unwrap();
         assert_eq!(ring.open(other.as_bytes(), NOW), Err(Refused::Unknown));
-        for wrong in ["", "wk_", "sk-1", &secret[..51]] {
+        for wrong in ["", "wk_", "sk-1", cut] {
             assert_eq!(ring.open(wrong.as_bytes(), NOW), Err(Refused::Malformed), "{wrong}");
         }
     }
@@ -287,7 +304,7 @@ mod tests {
         let (ring, secret) = ring(|_| {});
         let used = |ring: &KeyRing| {
             let snapshot = ring.snapshot.load_full().unwrap();
-            snapshot.keys.values().next().unwrap().used.load(Ordering::Relaxed)
+            snapshot.keys.values().next().unwrap().used.noted.load(Ordering::Relaxed)
         };
         assert_eq!(used(&ring), 0);
         for (at, noted) in [(0, 0), (59_999, 0), (60_000, 60_000)] {

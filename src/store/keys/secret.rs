@@ -129,11 +129,11 @@ mod tests {
 
     #[test]
     fn bytes_are_written_to_the_base_of_62() {
-        assert_eq!(&written([0; 32])[..46], format!("wk_{}", "0".repeat(43)));
+        assert!(written([0; 32]).starts_with(&format!("wk_{}", "0".repeat(43))));
         let mut one = [0; 32];
         // 0x0100 = 256 = 4 x 62 + 8
         one[30] = 1;
-        assert_eq!(&written(one)[..46], format!("wk_{}48", "0".repeat(41)));
+        assert!(written(one).starts_with(&format!("wk_{}48", "0".repeat(41))));
         assert!(is_well_formed(written([0xff; 32]).as_bytes()));
     }
 
