@@ -65,6 +65,8 @@ pub(super) struct Shipper {
     looked: Option<Instant>,
     sweeper: Sweeper,
     failures: u32,
+    /// Why the store is away, as it was told last.
+    reason: String,
 }
 
 impl Shipper {
@@ -82,6 +84,7 @@ impl Shipper {
             looked: None,
             sweeper: Sweeper::default(),
             failures: 0,
+            reason: String::new(),
         };
         // Before the first append, so that their bytes count from the start.
         shipper.adopt();
@@ -439,8 +442,10 @@ impl Shipper {
 
     /// Notes a failure; returns how long to wait.
     fn failed(&mut self, error: &StoreError) -> Duration {
-        if !self.spool.set_away(true) {
+        let reason = error.to_string();
+        if !self.spool.set_away(true) || reason != self.reason {
             tracing::warn!(%error, dir = %self.spool.dir.display(), "records wait in the spool until the store is available");
+            self.reason = reason;
         }
         self.failures = self.failures.saturating_add(1);
         let wait = BACK_OFF * 2_u32.saturating_pow(self.failures.min(6) - 1);

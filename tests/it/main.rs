@@ -8,6 +8,7 @@ mod bad_input;
 mod canary;
 mod capture;
 mod control;
+mod dashboards;
 mod datasets;
 mod erase;
 mod events;
