@@ -4,6 +4,7 @@ mod datasets;
 mod feedback;
 mod in_force;
 mod interactions;
+mod keys;
 mod models;
 mod policies;
 mod replay;
@@ -141,6 +142,7 @@ pub fn router(
         .merge(policies::router())
         .merge(replay::router())
         .merge(datasets::router())
+        .merge(keys::router())
         .split_for_parts();
     router
         .route("/openapi.json", axum::routing::get(move || async move { Json(description) }))

@@ -4,6 +4,7 @@ mod cost;
 mod dataset;
 mod erase;
 mod interactions;
+mod key;
 mod migrate;
 mod models;
 mod policy;
@@ -19,6 +20,8 @@ use clap::Parser;
 use clap::Subcommand;
 
 use crate::app;
+
+pub(crate) use migrate::wait_for;
 
 /// An OpenAI-compatible LLM gateway: point OPENAI_BASE_URL at it.
 #[derive(Debug, Parser)]
@@ -39,6 +42,8 @@ enum Command {
     Simulate(Simulate),
     /// Looks at the policy folder: checks it, runs its tests, explains its decisions.
     Policy(policy::Policy),
+    /// Makes, lists, renews and revokes virtual keys.
+    Key(key::Keys),
     /// Shows what calls cost, from the store.
     Spend(spend::Spend),
     /// Shows what was captured of calls, from the store.
@@ -90,6 +95,7 @@ pub fn run() -> ExitCode {
         Command::Serve(arguments) => app::serve(&arguments, json),
         Command::Simulate(arguments) => app::simulate(&arguments),
         Command::Policy(arguments) => policy::run(arguments, json),
+        Command::Key(arguments) => key::run(&arguments, json),
         Command::Spend(arguments) => spend::run(&arguments, json),
         Command::Interactions(arguments) => interactions::run(&arguments, json),
         Command::Dataset(arguments) => dataset::run(&arguments, json),

@@ -423,7 +423,8 @@ fn decide(policy: &Policy, call: &Recorded) -> Option<Decision> {
     let key = KeyFacts {
         name: &call.key,
         team: &call.team,
-        tags: &[],
+        tags: call.basis.as_ref().map_or(&[], |basis| &basis.key_tags),
+        importance: "normal",
         budget_left_usd: f64::INFINITY,
         budget_used: 0.0,
     };

@@ -11,6 +11,7 @@ mod error;
 mod feedback;
 mod head;
 mod live;
+mod models;
 mod notes;
 mod passthrough;
 mod radar;
@@ -45,6 +46,7 @@ use crate::upstream::OutBody;
 use crate::upstream::Outgoing;
 use crate::upstream::Upstreams;
 
+pub use auth::Access;
 pub use live::LiveStats;
 pub use live::LiveView;
 pub use live::today;
@@ -52,6 +54,7 @@ pub use radar::look as look_for_shutdowns;
 pub use relay::Reply;
 
 use attempts::Answer;
+use auth::Outside;
 use call::Call;
 use decide::Asked;
 use decide::capture_of_head;
@@ -67,6 +70,7 @@ pub struct Gateway {
     metrics: Arc<Metrics>,
     live: Arc<LiveStats>,
     recorder: Option<Arc<Recorder>>,
+    access: Arc<Access>,
     body_limit: u64,
 }
 
@@ -91,9 +95,11 @@ impl Gateway {
         metrics: Arc<Metrics>,
         live: Arc<LiveStats>,
         recorder: Option<Arc<Recorder>>,
+        access: Access,
         body_limit: u64,
     ) -> Self {
-        Self { policy, upstreams, metrics, live, recorder, body_limit }
+        let access = Arc::new(access);
+        Self { policy, upstreams, metrics, live, recorder, access, body_limit }
     }
 
     /// Answers one request. Whatever becomes of it, dropping its `Call` bills, counts and logs
@@ -109,8 +115,10 @@ impl Gateway {
         }
         let policy = self.policy.current();
         let mut call = Call::begin(&self.metrics, self.recorder.as_ref(), policy, &head);
+        let identified = self.access.identify(&head.method, &head.headers);
+        let outside = identified.map(|client| call.client = client).err();
         call.capture = capture_of_head(self, &head.headers, &call);
-        match self.serve(&mut head, body, &mut call).await {
+        match self.serve(&mut head, body, &mut call, outside).await {
             Ok(Outcome::Answered(answer, observer)) => relay::reply(answer, observer, call).await,
             Ok(Outcome::Tunnel(response)) => response,
             Err(error) => call.refuse(&error),
@@ -122,6 +130,7 @@ impl Gateway {
         head: &mut Parts,
         body: B,
         call: &mut Call,
+        outside: Option<Outside>,
     ) -> Result<Outcome, ApiError>
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
@@ -132,9 +141,12 @@ impl Gateway {
         let Some(path) = head::below_v1(&uri) else {
             return Err(error::not_found(head.uri.path()));
         };
+        if let Some(outside) = outside {
+            return Err(call.turn_away(outside));
+        }
         let default = Arc::clone(call.policy.default_upstream());
         if head::wants_websocket(&head.headers) {
-            call.client = auth::authenticate(&head.method, &head.headers, &default)?;
+            call.check_key(&default)?;
             return tunnel::open(self, head, path, call).await;
         }
         match call.endpoint {
@@ -157,7 +169,7 @@ impl Gateway {
     {
         // Who has no key at all is refused before the body is read.
         let default = Arc::clone(call.policy.default_upstream());
-        call.client = auth::authenticate(&head.method, &head.headers, &default)?;
+        call.check_key(&default)?;
         let raw = body::read(&head.headers, body, self.body_limit).await?;
         // What came before reading is a look at the head: not worth a clock of its own.
         call.reading = call.started.elapsed();
@@ -166,9 +178,11 @@ impl Gateway {
             _ => RequestView::parse(&raw)?,
         };
         let asked = Asked { headers: &head.headers, view: &view, body: &raw };
-        let route = decide(self, &asked, call).await?;
+        auth::check_asked(&call.client, view.model(), call.policy.knows_model(view.model()))?;
+        let mut route = decide(self, &asked, call).await?;
+        auth::check_route(&call.client, &mut route)?;
         capture::check(call.capture, self.recorder.as_deref())?;
-        call.client = auth::authenticate(&head.method, &head.headers, &route.target.upstream)?;
+        call.check_key(&route.target.upstream)?;
         call.decided(&view, route.clone(), raw.clone(), &self.live);
 
         let (answer, observer) = match route.rule.on_disconnect {
@@ -207,6 +221,7 @@ impl Gateway {
         route: &Route,
         call: &mut Call,
     ) -> Result<(Answer, Observer), ApiError> {
+        let client = call.client.clone();
         let asks_usage = view.stream()
             && matches!(call.endpoint, Endpoint::ChatCompletions | Endpoint::Completions);
         let set: Vec<_> = route.rule.set.iter().map(|(name, value)| (&**name, &**value)).collect();
@@ -219,11 +234,12 @@ impl Gateway {
             let mut headers = head::for_upstream(&head.headers);
             headers.remove(header::CONTENT_LENGTH);
             head::readable(&mut headers, view.stream());
-            auth::credential(&mut headers, &target.upstream);
+            auth::credential(&mut headers, &client, &target.upstream);
             outgoing(head, path, headers, OutBody::whole(body(target)))
         };
         let (upstreams, metrics) = (&self.upstreams, &self.metrics);
-        let tried = attempts::first_answer(upstreams, metrics, route, outgoing, call.started).await;
+        let asks = (&client, route);
+        let tried = attempts::first_answer(upstreams, metrics, asks, outgoing, call.started).await;
         call.attempts = tried.attempts;
         call.tries = tried.tries;
         call.waited = tried.waited;

@@ -16,6 +16,7 @@ mod fees;
 mod fidelity;
 mod hooks;
 mod http2;
+mod keys;
 mod ledger;
 mod map;
 mod models;
