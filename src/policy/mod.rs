@@ -14,6 +14,7 @@ mod facts;
 mod file;
 mod findings;
 mod hook;
+mod limits;
 mod load;
 mod models;
 mod reload;
@@ -64,9 +65,15 @@ pub use facts::Live;
 pub use facts::ModelState;
 pub use facts::NO_SHUTDOWN;
 pub use file::CaptureMode;
+pub use file::Every;
 pub use file::OnDisconnect;
+pub use file::OnRedisDown;
 pub use file::schema;
 pub use hook::Hook;
+pub use limits::Budget;
+pub use limits::Claim;
+pub use limits::Limit;
+pub use limits::Per;
 pub use load::Checked;
 pub use load::Settings;
 pub(crate) use load::expand;
@@ -109,6 +116,7 @@ pub struct Policy {
     default_rule: Arc<Rule>,
     passthrough_rule: Arc<Rule>,
     captures: Vec<CaptureRule>,
+    limits: Vec<Arc<Limit>>,
     reads_live: bool,
     hooks: Vec<Arc<Hook>>,
     /// What it was made from.
@@ -175,6 +183,7 @@ impl Policy {
     pub fn reads_tokens(&self) -> bool {
         self.rules.iter().any(|rule| rule.reads_tokens())
             || self.captures.iter().any(CaptureRule::reads_tokens)
+            || self.limits.iter().any(|limit| limit.reads_tokens())
     }
 
     /// The tokenizer of a model.

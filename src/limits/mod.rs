@@ -1,0 +1,321 @@
+//! Limits of requests, tokens, calls at the same time, and money: reserved before a call, settled
+//! after it with what it really used.
+//!
+//! Counters are in memory, each behind a short lock of its own. A request reserves on all limits that
+//! hold for it, or on none ([`Limits::admit`]), and its [`Permit`] gives back what it did not use.
+//! Gateways that share a Redis lease slices of a limit from it and spend them here (`shared`); without
+//! one this process decides alone.
+
+mod account;
+mod clock;
+mod meter;
+mod permit;
+mod state;
+mod window;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use dashmap::DashMap;
+
+use crate::metering::money::Usd;
+use crate::policy::Claim;
+use crate::policy::Limit;
+
+pub use clock::Now;
+pub use meter::Kind;
+pub use permit::Permit;
+pub use permit::Real;
+pub use state::Counter;
+pub use state::LimitState;
+pub use state::News;
+
+use account::Account;
+use account::Level;
+use account::State;
+use meter::Mode;
+use permit::Hold;
+
+/// Subjects of a limit that have counters of their own. Those that come after share one: names that
+/// clients make up cost memory, and must not be a way around the limit.
+const MOST_SUBJECTS: usize = 100_000;
+/// What those that come after are called.
+const OTHERS: &str = "(others)";
+/// Most news that wait to be told.
+const MOST_NEWS: usize = 1_000;
+
+/// What a request is going to use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Demand {
+    /// Tokens, its prompt's and at most its answer's.
+    pub tokens: u64,
+    /// Their price.
+    pub usd: Usd,
+    /// Whether it may cost anything at all: it needs something left of a budget, even where its
+    /// price is not known.
+    pub pays: bool,
+    /// Whether it was sent to the model for spent budgets: those that name one hold it no more.
+    pub downgraded: bool,
+}
+
+impl Demand {
+    fn of(&self, kind: Kind) -> i128 {
+        match kind {
+            Kind::Requests | Kind::Concurrent => 1,
+            Kind::Tokens => self.tokens.into(),
+            Kind::Budget => self.usd.picodollars(),
+        }
+    }
+}
+
+/// Why a request is not admitted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The limit.
+    pub limit: Arc<str>,
+    /// What of it is used up; `None` when Redis is away and the limit wants no calls then.
+    pub kind: Option<Kind>,
+    /// How much of it there is; picodollars for a budget.
+    pub most: i128,
+    /// What the request wanted, in the same units.
+    pub wanted: i128,
+    /// When it may fit; `None` where it is larger than the limit.
+    pub retry_after: Option<Duration>,
+    /// The model that it is to be sent to instead.
+    pub downgrade: Option<Arc<str>>,
+    /// The meter, for the answer's headers.
+    pub standing: Option<Standing>,
+}
+
+/// How a meter stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// All there is.
+    pub limit: u64,
+    /// What is left of it.
+    pub remaining: u64,
+    /// Until all is there again.
+    pub resets_in: Duration,
+}
+
+/// What an attempt to admit came to.
+enum Attempt {
+    Admitted(Permit),
+    Refused(Refusal),
+}
+
+/// All counters of the process.
+#[derive(Debug, Default)]
+pub struct Limits {
+    /// By limit and subject.
+    accounts: DashMap<String, Arc<Account>>,
+    /// How many there are of each limit.
+    subjects: DashMap<Arc<str>, usize>,
+    /// What was used before this process began, for accounts that are not there yet.
+    restored: Mutex<HashMap<String, Vec<Counter>>>,
+    news: Mutex<Vec<News>>,
+}
+
+impl Limits {
+    /// Reserves what a request is going to use on all of its limits, or on none.
+    ///
+    /// # Errors
+    /// The limit that has no room.
+    pub fn admit(
+        self: &Arc<Self>,
+        claims: &[Claim],
+        demand: &Demand,
+        now: Now,
+    ) -> Result<Permit, Refusal> {
+        let mut accounts: Vec<_> =
+            claims.iter().map(|claim| (self.account(claim, now), claim)).collect();
+        accounts.sort_unstable_by_key(|(account, _)| account.id);
+        match self.attempt(&accounts, demand, now) {
+            Attempt::Admitted(permit) => Ok(permit),
+            Attempt::Refused(refusal) => Err(refusal),
+        }
+    }
+
+    /// What is left of the tightest of these budgets, and how much of it is used, 0 to 1; `None`
+    /// without a budget.
+    pub fn budget_left(&self, claims: &[Claim], now: Now) -> Option<(Usd, f64)> {
+        let mut tightest: Option<(i128, i128)> = None;
+        for claim in claims.iter().filter(|claim| claim.limit.budget.is_some()) {
+            let account = self.account(claim, now);
+            let mut state = account.lock();
+            state.prepare(&claim.limit, now);
+            let mode = self.mode(&claim.limit);
+            if let Some(budget) = state.meter(Kind::Budget) {
+                let left = (budget.limit - budget.total(mode)).max(0);
+                if tightest.is_none_or(|(least, _)| left < least) {
+                    tightest = Some((left, budget.limit));
+                }
+            }
+        }
+        let (left, limit) = tightest?;
+        let (left, limit) = (Usd::from_picodollars(left), Usd::from_picodollars(limit));
+        Some((left, 1.0 - left.to_f64() / limit.to_f64()))
+    }
+
+    fn attempt(
+        self: &Arc<Self>,
+        accounts: &[(Arc<Account>, &Claim)],
+        demand: &Demand,
+        now: Now,
+    ) -> Attempt {
+        // In order of id, so that no two requests wait for each other.
+        let mut states: Vec<MutexGuard<'_, State>> = Vec::with_capacity(accounts.len());
+        let mut refused: Option<(usize, Refusal)> = None;
+        for (index, (account, claim)) in accounts.iter().enumerate() {
+            let mut state = account.lock();
+            state.prepare(&claim.limit, now);
+            let mode = self.mode(&claim.limit);
+            let found = refusal(&state, claim, demand, now, mode);
+            if let Some(found) = found
+                && refused.as_ref().is_none_or(|(_, worst)| outweighs(&found, worst))
+            {
+                refused = Some((index, found));
+            }
+            states.push(state);
+        }
+        if let Some((index, refusal)) = refused {
+            let state = states.into_iter().nth(index);
+            if let (Some(mut state), Some((account, claim))) = (state, accounts.get(index))
+                && refusal.kind == Some(Kind::Budget)
+            {
+                self.tell(&mut state, account, self.mode(&claim.limit), true);
+            }
+            return Attempt::Refused(refusal);
+        }
+        let holds = accounts.iter().zip(&mut states).map(|((account, _), state)| {
+            state.dirty = true;
+            let taken = Kind::ALL.map(|kind| {
+                let meter = state.meter(kind)?;
+                let amount = demand.of(kind);
+                meter.take(amount);
+                Some((meter.slot(), amount))
+            });
+            Hold { account: Arc::clone(account), taken }
+        });
+        let holds = holds.collect();
+        drop(states);
+        Attempt::Admitted(Permit::new(Arc::clone(self), holds))
+    }
+
+    /// Who decides.
+    #[expect(clippy::unused_self, reason = "until there is somebody else to ask")]
+    fn mode(&self, _: &Limit) -> Mode {
+        Mode::Alone
+    }
+
+    /// The counter of a claim, made where there is none.
+    fn account(&self, claim: &Claim, now: Now) -> Arc<Account> {
+        let name = name(&claim.limit.name, &claim.subject);
+        if let Some(account) = self.accounts.get(&name) {
+            return Arc::clone(&account);
+        }
+        let count = self.subjects.get(&claim.limit.name).map_or(0, |count| *count);
+        if count >= MOST_SUBJECTS && claim.subject != OTHERS {
+            let subject = OTHERS.to_owned();
+            return self.account(&Claim { limit: Arc::clone(&claim.limit), subject }, now);
+        }
+        self.open(name, claim, now)
+    }
+
+    fn open(&self, name: String, claim: &Claim, now: Now) -> Arc<Account> {
+        let restored = lock(&self.restored).remove(&name);
+        let entry = self.accounts.entry(name).or_insert_with(|| {
+            *self.subjects.entry(Arc::clone(&claim.limit.name)).or_default() += 1;
+            let account = Account::new(&claim.limit, &claim.subject, now);
+            let mut state = account.lock();
+            for counter in restored.iter().flatten() {
+                state.restore(counter, now);
+            }
+            drop(state);
+            Arc::new(account)
+        });
+        Arc::clone(&entry)
+    }
+
+    /// Notes what somebody should be told of a budget.
+    fn tell(&self, state: &mut State, account: &Account, mode: Mode, refused: bool) {
+        if let Some(level) = state.news(mode, refused) {
+            self.note(state, account, mode, level);
+        }
+    }
+
+    fn note(&self, state: &mut State, account: &Account, mode: Mode, level: Level) {
+        let mut news = lock(&self.news);
+        if news.len() < MOST_NEWS
+            && let Some(budget) = state.meter(Kind::Budget)
+        {
+            news.push(News::of(account, budget, mode, level));
+        }
+    }
+}
+
+/// The name of an account.
+fn name(limit: &str, subject: &str) -> String {
+    let mut name = String::with_capacity(limit.len() + 1 + subject.len());
+    name.push_str(limit);
+    // In no name that a policy file can hold.
+    name.push('\0');
+    name.push_str(subject);
+    name
+}
+
+/// What refuses a request, of one account.
+fn refusal(
+    state: &State,
+    claim: &Claim,
+    demand: &Demand,
+    now: Now,
+    mode: Mode,
+) -> Option<Refusal> {
+    let mut worst: Option<Refusal> = None;
+    for meter in state.meters.iter().flatten() {
+        let wanted = demand.of(meter.kind);
+        let budget = meter.kind == Kind::Budget;
+        if budget && (!demand.pays || demand.downgraded && claim.limit.downgrade.is_some()) {
+            continue;
+        }
+        let room = meter.room(now, mode);
+        // Where the price is not known, something has to be left all the same.
+        if room >= wanted && (room > 0 || wanted > 0 || !budget) {
+            continue;
+        }
+        let found = Refusal {
+            limit: Arc::clone(&claim.limit.name),
+            kind: Some(meter.kind),
+            most: meter.limit,
+            wanted,
+            retry_after: meter.wait(wanted, now, mode),
+            downgrade: claim.limit.downgrade.clone().filter(|_| budget),
+            standing: meter.standing(now, mode),
+        };
+        if worst.as_ref().is_none_or(|worst| outweighs(&found, worst)) {
+            worst = Some(found);
+        }
+    }
+    worst
+}
+
+/// Whether a refusal is the one to tell: one that another model does not cure, then the one that
+/// lasts longest.
+fn outweighs(one: &Refusal, other: &Refusal) -> bool {
+    let rank = |refusal: &Refusal| {
+        (refusal.downgrade.is_none(), refusal.retry_after.is_none(), refusal.retry_after)
+    };
+    rank(one) > rank(other)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;
