@@ -55,7 +55,7 @@ fn real() -> Real {
 }
 
 fn admit(limits: &Arc<Limits>, claims: &[Claim], now: Now) {
-    let permit = limits.admit(black_box(claims), black_box(&demand()), now);
+    let permit = limits.try_admit(black_box(claims), black_box(&demand()), now);
     permit.expect("there is room").settle(black_box(&real()));
 }
 
@@ -68,7 +68,7 @@ fn percentiles(count: usize, claims: &[Vec<Claim>]) {
         let Some(claims) = claims.get(turn % SUBJECTS) else { continue };
         let demand = demand();
         let begun = Instant::now();
-        let permit = limits.admit(black_box(claims), &demand, now);
+        let permit = limits.try_admit(black_box(claims), &demand, now);
         times.push(begun.elapsed().as_nanos());
         permit.expect("there is room").settle(&real());
     }

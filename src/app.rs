@@ -4,6 +4,8 @@ use std::net::Ipv4Addr;
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use http::Uri;
@@ -20,6 +22,8 @@ use crate::config::ConfigError;
 use crate::config::Environment;
 use crate::config::LogFormat;
 use crate::hooks::Hooks;
+use crate::limits::Keeper;
+use crate::limits::Limits;
 use crate::metering::tokens;
 use crate::policy;
 use crate::policy::Policy;
@@ -39,6 +43,7 @@ use crate::simulator::Knobs;
 use crate::simulator::Simulator;
 use crate::store;
 use crate::store::Database;
+use crate::store::LimitCounters;
 use crate::store::Recorder;
 use crate::store::StoreError;
 use crate::telemetry::log;
@@ -52,6 +57,8 @@ const CHORES: Duration = Duration::from_secs(15);
 /// When providers are first asked for shutdown dates, and how often from then on.
 const SHUTDOWNS_FIRST: Duration = Duration::from_secs(60);
 const SHUTDOWNS_EVERY: Duration = Duration::from_secs(24 * 3600);
+/// Longest wait at the start for what was used of limits before.
+const RESTORE: Duration = Duration::from_secs(5);
 /// Time for shipping when the drain has used up all of its own.
 const LEAST_SHIPPING: Duration = Duration::from_millis(500);
 
@@ -109,11 +116,17 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
     let live = Arc::new(LiveStats::default());
     let database = config.open_store(&environment)?;
     let recorder = start_recorder(&config, &environment, database.as_ref(), &metrics)?;
+    let limits = Arc::new(Limits::default());
+    let counters = keep_limits(&limits, &policy, &metrics, database.as_ref())?;
+    let store = database.clone().map(LimitCounters::of);
+    let last_counters =
+        Keeper::new(Arc::clone(&limits), Arc::clone(&policy), Arc::clone(&metrics), store);
     let gateway = Gateway::new(
         Arc::clone(&policy),
         Arc::clone(&upstreams),
         Arc::clone(&metrics),
         Arc::clone(&live),
+        Arc::clone(&limits),
         recorder.clone(),
         config.limits.body.0,
     );
@@ -123,10 +136,12 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
         policy: Arc::clone(&policy),
         settings: Arc::new(policy_settings.clone()),
         figures: figures(&live, &upstreams),
+        limits: Arc::clone(&limits),
     };
     let control = control_plane(&config, &environment, &metrics, &readiness, policies, ledger)?;
     tasks.push(("control plane", control));
     tasks.push(("policies", reload(&config, policy_settings, &policy, &upstreams, &metrics)));
+    tasks.push(("limits", tell_of_limits(counters, &upstreams, &metrics, &policy)));
     let shutdowns = watch_shutdowns(Arc::clone(&upstreams), Arc::clone(&policy), Arc::clone(&live));
     tasks.push(("shutdowns", Box::pin(shutdowns)));
     tasks.push(("chores", Box::pin(chores(upstreams, policy, live, Arc::clone(&metrics)))));
@@ -134,9 +149,10 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
     let settings = server_settings(&config, arguments.upgrade);
     tracing::info!(listen = %config.listen, control = %config.control.listen, simulate = arguments.simulate, "starting");
     let log = Arc::new(log);
-    let at_end = (recorder.clone(), Arc::clone(&log));
+    let at_end = (recorder.clone(), Arc::clone(&log), Mutex::new(Some(last_counters)));
     server::run(&settings, gateway, &metrics, &readiness, tasks, move |patience| {
-        let (recorder, log) = &at_end;
+        let (recorder, log, counters) = &at_end;
+        write_last(counters, patience);
         if let Some(recorder) = recorder {
             recorder.close(patience.max(LEAST_SHIPPING));
         }
@@ -226,6 +242,59 @@ fn start_recorder(
     let recorder = Recorder::start(settings, metrics)
         .map_err(|error| AppError::Other(format!("the spool's threads cannot start: {error}")))?;
     Ok(Some(Arc::new(recorder)))
+}
+
+/// Counters of limits that outlive the process: those of before are read now, as far as the store
+/// answers soon.
+fn keep_limits(
+    limits: &Arc<Limits>,
+    policy: &Arc<PolicyHandle>,
+    metrics: &Arc<Metrics>,
+    database: Option<&Database>,
+) -> Result<Keeper, AppError> {
+    let store = database.cloned().map(LimitCounters::of);
+    let mut keeper =
+        Keeper::new(Arc::clone(limits), Arc::clone(policy), Arc::clone(metrics), store);
+    if !policy.current().limits().is_empty() {
+        cli::wait_for(async {
+            if tokio::time::timeout(RESTORE, keeper.restore()).await.is_err() {
+                tracing::warn!("the store does not answer; what was used of limits comes later");
+            }
+        })?;
+    }
+    Ok(keeper)
+}
+
+/// Writes counters down a last time; waits for it no longer than it may.
+fn write_last(keeper: &Mutex<Option<Keeper>>, patience: Duration) {
+    let keeper = keeper.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let Some(mut keeper) = keeper else { return };
+    let patience = patience.clamp(LEAST_SHIPPING, RESTORE);
+    // A thread of its own: this one may run a runtime.
+    let written = std::thread::spawn(move || {
+        cli::wait_for(async {
+            tokio::time::timeout(patience, keeper.write_all()).await.is_err().then(|| {
+                tracing::warn!("the store does not answer; what was used of limits last is lost");
+            })
+        })
+    });
+    // It does not panic.
+    let _ = written.join();
+}
+
+/// Writes counters down while the process lives, and tells the policy's hooks of spent budgets.
+fn tell_of_limits(
+    keeper: Keeper,
+    upstreams: &Arc<Upstreams>,
+    metrics: &Arc<Metrics>,
+    policy: &Arc<PolicyHandle>,
+) -> Task {
+    let hooks = Hooks::new(Arc::clone(upstreams), Arc::clone(metrics));
+    let policy = Arc::clone(policy);
+    Box::pin(keeper.run(move |news| {
+        tracing::warn!(limit = %news.limit, subject = news.subject, spent_usd = %news.spent, budget_usd = %news.budget, "{}", news.event);
+        hooks.post(&policy.current(), news.event, &json!(news));
+    }))
 }
 
 /// Says what is configured and not acted on, so that nobody relies on it.

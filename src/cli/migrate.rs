@@ -39,7 +39,7 @@ pub(super) fn store(config: Option<&Path>) -> Result<(Config, Database), AppErro
 }
 
 /// Runs what waits for the store.
-pub(super) fn wait_for<T>(work: impl Future<Output = T>) -> Result<T, AppError> {
+pub(crate) fn wait_for<T>(work: impl Future<Output = T>) -> Result<T, AppError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| AppError::Other(format!("no runtime: {error}")))?;
     Ok(runtime.block_on(work))

@@ -19,6 +19,8 @@ use clap::Subcommand;
 
 use crate::app;
 
+pub(crate) use migrate::wait_for;
+
 /// An OpenAI-compatible LLM gateway: point OPENAI_BASE_URL at it.
 #[derive(Debug, Parser)]
 #[command(name = "weir", version, about)]

@@ -8,6 +8,7 @@
 
 mod account;
 mod clock;
+mod keep;
 mod meter;
 mod permit;
 mod state;
@@ -21,16 +22,18 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use dashmap::DashMap;
+use uuid::Uuid;
 
 use crate::metering::money::Usd;
 use crate::policy::Claim;
 use crate::policy::Limit;
+use crate::store::LimitCounter;
 
 pub use clock::Now;
+pub use keep::Keeper;
 pub use meter::Kind;
 pub use permit::Permit;
 pub use permit::Real;
-pub use state::Counter;
 pub use state::LimitState;
 pub use state::News;
 
@@ -109,23 +112,55 @@ enum Attempt {
 }
 
 /// All counters of the process.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Limits {
+    /// Tells this process from any other, and from those before it.
+    gateway: String,
     /// By limit and subject.
     accounts: DashMap<String, Arc<Account>>,
     /// How many there are of each limit.
     subjects: DashMap<Arc<str>, usize>,
     /// What was used before this process began, for accounts that are not there yet.
-    restored: Mutex<HashMap<String, Vec<Counter>>>,
+    restored: Mutex<HashMap<String, Vec<LimitCounter>>>,
     news: Mutex<Vec<News>>,
 }
 
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            gateway: Uuid::now_v7().simple().to_string(),
+            accounts: DashMap::new(),
+            subjects: DashMap::new(),
+            restored: Mutex::default(),
+            news: Mutex::default(),
+        }
+    }
+}
+
 impl Limits {
-    /// Reserves what a request is going to use on all of its limits, or on none.
+    /// What this process is called among those that share a store or a Redis.
+    pub fn gateway(&self) -> &str {
+        &self.gateway
+    }
+
+    /// Reserves what a request is going to use on all of its limits, or on none. Waits, for a tenth
+    /// of a second at most, where Redis has to be asked.
     ///
     /// # Errors
     /// The limit that has no room.
-    pub fn admit(
+    pub async fn admit(
+        self: &Arc<Self>,
+        claims: &[Claim],
+        demand: &Demand,
+    ) -> Result<Permit, Refusal> {
+        self.try_admit(claims, demand, Now::read())
+    }
+
+    /// The same with what is here.
+    ///
+    /// # Errors
+    /// The limit that has no room.
+    pub fn try_admit(
         self: &Arc<Self>,
         claims: &[Claim],
         demand: &Demand,

@@ -1,13 +1,21 @@
 //! How counters stand: for the control plane, for metrics, for the store, and for who is told of it.
 
 use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::DateTime;
+use chrono::SecondsFormat;
+use serde::Serialize;
+use serde::Serializer;
+
 use crate::metering::money::Usd;
+use crate::policy::Claim;
 use crate::policy::Every;
 use crate::policy::Limit;
 use crate::policy::Per;
+use crate::store::LimitCounter;
 
 use super::Limits;
 use super::Standing;
@@ -20,24 +28,8 @@ use super::meter::Kind;
 use super::meter::Meter;
 use super::meter::Mode;
 use super::name;
+use super::window::MINUTE_MS;
 use super::window::end_of;
-
-/// A counter as it outlives the process.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Counter {
-    /// The limit's name.
-    pub limit: String,
-    /// Whose.
-    pub subject: String,
-    /// What is counted: a [`Kind`]'s name.
-    pub kind: String,
-    /// minute, hour, day, week or month.
-    pub every: String,
-    /// The window's beginning; of a minute, when it was written. Milliseconds since 1970.
-    pub start_ms: u64,
-    /// What is used, calls that are running included.
-    pub used: i128,
-}
 
 /// How a counter stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,8 +38,8 @@ pub struct LimitState {
     pub limit: Arc<str>,
     /// key, team, user, tag:<name> or global.
     pub per: String,
-    /// Whose.
-    pub subject: String,
+    /// Whose; `None` for all calls, and as long as there is nobody.
+    pub subject: Option<String>,
     /// What is counted.
     pub kind: Kind,
     /// minute, hour, day, week, month, or empty for calls at the same time.
@@ -65,22 +57,30 @@ pub struct LimitState {
 }
 
 /// Something that somebody wants to be told.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct News {
     /// `budget.threshold` or `budget.exceeded`.
+    #[serde(skip)]
     pub event: &'static str,
     /// The limit.
+    #[serde(serialize_with = "text")]
     pub limit: Arc<str>,
     /// Whose budget.
     pub subject: String,
     /// The budget.
+    #[serde(rename = "budget_usd")]
     pub budget: Usd,
     /// What is spent of it.
+    #[serde(rename = "spent_usd")]
     pub spent: Usd,
     /// hour, day, week or month.
     pub every: &'static str,
-    /// The end of its window in milliseconds since 1970.
-    pub resets_at_ms: u64,
+    /// The end of its window, RFC 3339.
+    pub resets_at: String,
+}
+
+fn text<S: Serializer>(name: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(name)
 }
 
 impl News {
@@ -93,7 +93,7 @@ impl News {
             budget: Usd::from_picodollars(budget.limit),
             spent: Usd::from_picodollars(budget.total(mode) - budget.reserved()),
             every: every.map_or("", name_of),
-            resets_at_ms: every.map_or(0, |every| end_of(every, budget.slot())),
+            resets_at: every.map_or_else(String::new, |every| rfc3339(end_of(every, budget.slot()))),
         }
     }
 }
@@ -107,7 +107,7 @@ impl Limits {
     /// How the counters of these limits stand, in order of limit, subject and kind.
     pub fn states(&self, limits: &[Arc<Limit>], now: Now) -> Vec<LimitState> {
         let limits: HashMap<&str, &Arc<Limit>> = limits.iter().map(|l| (&*l.name, l)).collect();
-        let mut states = Vec::new();
+        let (mut states, mut seen) = (Vec::new(), HashSet::new());
         for account in self.all() {
             let Some(limit) = limits.get(&*account.limit) else { continue };
             let mut state = account.lock();
@@ -115,16 +115,40 @@ impl Limits {
             let mode = self.mode(limit);
             let meters = state.meters.iter().flatten();
             states.extend(meters.map(|meter| line(&account, limit, meter, now, mode)));
+            seen.insert(&*limit.name);
         }
-        states.sort_by(|a, b| {
-            let key = |s: &LimitState| (Arc::clone(&s.limit), s.subject.clone());
-            key(a).cmp(&key(b)).then((a.kind as u8).cmp(&(b.kind as u8)))
+        for limit in limits.values().filter(|limit| !seen.contains(&*limit.name)) {
+            let nobody = Account::new(limit, "", now);
+            let meters = nobody.lock().meters;
+            let lines = meters.iter().flatten();
+            let lines = lines.map(|meter| line(&nobody, limit, meter, now, Mode::Alone));
+            states.extend(lines.map(|line| LimitState { subject: None, ..line }));
+        }
+        states.sort_by_cached_key(|state| {
+            (Arc::clone(&state.limit), state.subject.clone(), state.kind as u8)
         });
         states
     }
 
+    /// What is left of every budget, without an order.
+    pub fn budgets(&self, limits: &[Arc<Limit>], now: Now) -> Vec<(Arc<Limit>, String, Usd)> {
+        let limits: HashMap<&str, &Arc<Limit>> = limits.iter().map(|l| (&*l.name, l)).collect();
+        let mut left = Vec::new();
+        for account in self.all() {
+            let Some(limit) = limits.get(&*account.limit) else { continue };
+            let mut state = account.lock();
+            state.prepare(limit, now);
+            let mode = self.mode(limit);
+            if let Some(budget) = state.meter(Kind::Budget) {
+                let rest = Usd::from_picodollars((budget.limit - budget.total(mode)).max(0));
+                left.push((Arc::clone(limit), account.subject.to_string(), rest));
+            }
+        }
+        left
+    }
+
     /// The counters that have changed since they were last asked for.
-    pub fn changed(&self, now: Now) -> Vec<Counter> {
+    pub fn changed(&self, now: Now) -> Vec<LimitCounter> {
         let mut counters = Vec::new();
         for account in self.all() {
             let mut state = account.lock();
@@ -137,25 +161,32 @@ impl Limits {
         counters
     }
 
-    /// Counts what was used before this process began.
-    pub fn restore(&self, counters: Vec<Counter>) {
-        let mut restored = lock(&self.restored);
-        for counter in counters {
-            let name = name(&counter.limit, &counter.subject);
-            restored.entry(name).or_default().push(counter);
+    /// Everything is to be written down once more.
+    pub(super) fn mark_all(&self) {
+        for account in self.all() {
+            account.lock().dirty = true;
         }
     }
 
-    /// Opens the counters of these limits that are restored and have not been asked for yet.
-    pub fn open_restored(&self, limits: &[Arc<Limit>], now: Now) {
-        let waiting: Vec<(String, String)> = lock(&self.restored)
-            .values()
-            .filter_map(|counters| counters.first())
-            .map(|counter| (counter.limit.clone(), counter.subject.clone()))
-            .collect();
-        for (limit, subject) in waiting {
-            if let Some(limit) = limits.iter().find(|known| *known.name == *limit) {
-                self.account(&crate::policy::Claim { limit: Arc::clone(limit), subject }, now);
+    /// These could not be written down: they are asked for again.
+    pub fn not_written(&self, counters: &[LimitCounter]) {
+        for counter in counters {
+            if let Some(account) = self.accounts.get(&name(&counter.limit, &counter.subject)) {
+                account.lock().dirty = true;
+            }
+        }
+    }
+
+    /// Counts what was used before this process began. To be called once.
+    pub fn restore(&self, counters: Vec<LimitCounter>, limits: &[Arc<Limit>], now: Now) {
+        for counter in counters {
+            let name = name(&counter.limit, &counter.subject);
+            if let Some(limit) = limits.iter().find(|limit| *limit.name == *counter.limit) {
+                let (limit, subject) = (Arc::clone(limit), counter.subject.clone());
+                self.account(&Claim { limit, subject }, now).lock().restore(&counter, now);
+            } else {
+                // Its limit may come back.
+                lock(&self.restored).entry(name).or_default().push(counter);
             }
         }
     }
@@ -185,7 +216,7 @@ impl Limits {
 
 impl State {
     /// Counts what was used before this process began.
-    pub(super) fn restore(&mut self, counter: &Counter, now: Now) {
+    pub(super) fn restore(&mut self, counter: &LimitCounter, now: Now) {
         let every = self.limit.budget.map_or("", |budget| name_of(budget.every));
         for meter in self.meters.iter_mut().flatten() {
             let minute = meter.every().is_none() && counter.every == "minute";
@@ -215,6 +246,12 @@ impl Meter {
     }
 }
 
+/// A point in time in milliseconds since 1970.
+fn rfc3339(unix_ms: u64) -> String {
+    let time = i64::try_from(unix_ms).ok().and_then(DateTime::from_timestamp_millis);
+    time.map_or_else(String::new, |time| time.to_rfc3339_opts(SecondsFormat::Secs, true))
+}
+
 /// As policies spell it.
 fn name_of(every: Every) -> &'static str {
     match every {
@@ -238,7 +275,7 @@ fn line(account: &Account, limit: &Limit, meter: &Meter, now: Now, mode: Mode) -
             Per::Tag(name) => format!("tag:{name}"),
             Per::Global => "global".to_owned(),
         },
-        subject: account.subject.to_string(),
+        subject: (limit.per != Per::Global).then(|| account.subject.to_string()),
         kind: meter.kind,
         every: match meter.every() {
             Some(every) => name_of(every),
@@ -254,18 +291,20 @@ fn line(account: &Account, limit: &Limit, meter: &Meter, now: Now, mode: Mode) -
 }
 
 /// What outlives the process of a meter; nothing of the calls that run, which do not.
-fn counter(account: &Account, meter: &Meter, now: Now) -> Option<Counter> {
-    let (every, start_ms) = match (meter.kind, meter.every()) {
+fn counter(account: &Account, meter: &Meter, now: Now) -> Option<LimitCounter> {
+    let (every, start_ms, end_ms) = match (meter.kind, meter.every()) {
         (Kind::Concurrent, _) => return None,
-        (_, Some(every)) => (name_of(every), meter.slot()),
-        (_, None) => ("minute", now.unix_ms),
+        (_, Some(every)) => (name_of(every), meter.slot(), end_of(every, meter.slot())),
+        (_, None) => ("minute", now.unix_ms, now.unix_ms + MINUTE_MS),
     };
-    Some(Counter {
+    Some(LimitCounter {
         limit: account.limit.to_string(),
         subject: account.subject.to_string(),
         kind: meter.kind.as_str().to_owned(),
+        gateway: String::new(),
         every: every.to_owned(),
         start_ms,
+        end_ms,
         used: meter.used(),
     })
 }

@@ -54,7 +54,7 @@ fn of_sixty_four_clients_who_want_a_cent_a_hundred_get_one_of_a_dollar() {
             scope.spawn(|| {
                 start.wait();
                 for _ in 0..20 {
-                    if let Ok(mut permit) = limits.admit(&claims, &costs("0.01"), at(0)) {
+                    if let Ok(mut permit) = limits.try_admit(&claims, &costs("0.01"), at(0)) {
                         admitted.fetch_add(1, Ordering::Relaxed);
                         permit.end(&spent(usd("0.01")), at(0));
                     }
@@ -81,7 +81,7 @@ fn of_sixty_four_clients_each_limit_by_the_minute_lets_in_what_it_says() {
                 scope.spawn(|| {
                     start.wait();
                     for _ in 0..200 {
-                        if let Ok(mut permit) = limits.admit(&claims, &want, at(0)) {
+                        if let Ok(mut permit) = limits.try_admit(&claims, &want, at(0)) {
                             admitted.fetch_add(1, Ordering::Relaxed);
                             let tokens = want.tokens;
                             permit.end(&Real { counts: true, tokens, usd: Usd::ZERO }, at(1));
@@ -99,9 +99,9 @@ fn a_request_is_on_all_of_its_limits_or_on_none() {
     let limits = Arc::new(Limits::default());
     let yaml = "limits:\n  - { name: wide, requests: 5/min }\n  - { name: tight, requests: 1/min }";
     let claims = claims(yaml, "k");
-    let _one = limits.admit(&claims, &tokens(0), at(0)).unwrap();
+    let _one = limits.try_admit(&claims, &tokens(0), at(0)).unwrap();
     for _ in 0..10 {
-        assert_eq!(&*limits.admit(&claims, &tokens(0), at(0)).unwrap_err().limit, "tight");
+        assert_eq!(&*limits.try_admit(&claims, &tokens(0), at(0)).unwrap_err().limit, "tight");
     }
     let policy = limits_of(yaml);
     let remaining: Vec<_> =
@@ -114,32 +114,32 @@ fn what_a_call_did_not_use_is_given_back_and_what_it_overran_counts() {
     let limits = Arc::new(Limits::default());
     let claims = claims(DOLLAR, "k");
     let left = || limits.budget_left(&claims, at(0)).unwrap().0.to_string();
-    let mut permit = limits.admit(&claims, &costs("0.6"), at(0)).unwrap();
+    let mut permit = limits.try_admit(&claims, &costs("0.6"), at(0)).unwrap();
     assert_eq!(left(), "0.4");
     permit.end(&spent(usd("0.25")), at(0));
     assert_eq!(left(), "0.75");
-    drop(limits.admit(&claims, &costs("0.75"), at(0)).unwrap());
+    drop(limits.try_admit(&claims, &costs("0.75"), at(0)).unwrap());
     assert_eq!(left(), "0.75");
     // An answer that was longer than anybody expected: then nothing more passes.
-    let mut permit = limits.admit(&claims, &costs("0.5"), at(0)).unwrap();
+    let mut permit = limits.try_admit(&claims, &costs("0.5"), at(0)).unwrap();
     permit.end(&spent(usd("0.9")), at(0));
     assert_eq!(left(), "0");
-    assert!(limits.admit(&claims, &costs("0.000001"), at(0)).is_err());
-    assert!(limits.admit(&claims, &costs("0"), at(0)).is_err(), "unpriced, and nothing is left");
+    assert!(limits.try_admit(&claims, &costs("0.000001"), at(0)).is_err());
+    assert!(limits.try_admit(&claims, &costs("0"), at(0)).is_err(), "unpriced, and nothing is left");
     let free = Demand { pays: false, ..costs("0") };
-    assert!(limits.admit(&claims, &free, at(0)).is_ok(), "what costs nothing passes");
+    assert!(limits.try_admit(&claims, &free, at(0)).is_ok(), "what costs nothing passes");
 }
 
 #[test]
 fn calls_at_the_same_time_are_counted_while_they_run() {
     let limits = Arc::new(Limits::default());
     let claims = claims("limits: [{ name: l, concurrent: 2 }]", "k");
-    let one = limits.admit(&claims, &tokens(0), at(0)).unwrap();
-    let _two = limits.admit(&claims, &tokens(0), at(0)).unwrap();
-    let refused = limits.admit(&claims, &tokens(0), at(0)).unwrap_err();
+    let one = limits.try_admit(&claims, &tokens(0), at(0)).unwrap();
+    let _two = limits.try_admit(&claims, &tokens(0), at(0)).unwrap();
+    let refused = limits.try_admit(&claims, &tokens(0), at(0)).unwrap_err();
     assert_eq!((refused.kind, refused.most), (Some(Kind::Concurrent), 2));
     drop(one);
-    assert!(limits.admit(&claims, &tokens(0), at(0)).is_ok());
+    assert!(limits.try_admit(&claims, &tokens(0), at(0)).is_ok());
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn a_minute_is_any_sixty_seconds_and_retry_after_says_when_it_is_over() {
     let limits = Arc::new(Limits::default());
     let claims = claims("limits: [{ name: l, requests: 2/min }]", "k");
     let take = |seconds| {
-        let permit = limits.admit(&claims, &tokens(0), at(seconds));
+        let permit = limits.try_admit(&claims, &tokens(0), at(seconds));
         permit.map(|mut permit| permit.end(&spent(Usd::ZERO), at(seconds)))
     };
     take(1).unwrap();
@@ -169,21 +169,21 @@ fn a_minute_is_any_sixty_seconds_and_retry_after_says_when_it_is_over() {
 fn a_request_larger_than_the_limit_is_told_that_no_time_will_help() {
     let limits = Arc::new(Limits::default());
     let claims = claims("limits: [{ name: l, tokens: 1000/min }]", "k");
-    let refused = limits.admit(&claims, &tokens(1_001), at(0)).unwrap_err();
+    let refused = limits.try_admit(&claims, &tokens(1_001), at(0)).unwrap_err();
     assert_eq!((refused.kind, refused.wanted, refused.retry_after), (Some(Kind::Tokens), 1_001, None));
-    assert!(limits.admit(&claims, &tokens(1_000), at(0)).is_ok());
+    assert!(limits.try_admit(&claims, &tokens(1_000), at(0)).is_ok());
 }
 
 #[test]
 fn a_budget_begins_again_with_its_window_in_utc() {
     let limits = Arc::new(Limits::default());
     let claims = claims(DOLLAR, "k");
-    limits.admit(&claims, &costs("1"), at(0)).unwrap().end(&spent(usd("1")), at(0));
-    let refused = limits.admit(&claims, &costs("0.01"), at(0)).unwrap_err();
+    limits.try_admit(&claims, &costs("1"), at(0)).unwrap().end(&spent(usd("1")), at(0));
+    let refused = limits.try_admit(&claims, &costs("0.01"), at(0)).unwrap_err();
     // From 13:21:09 to midnight there are 10 h 38 min 51 s.
     assert_eq!(refused.retry_after, Some(Duration::from_secs(38_331)));
-    assert!(limits.admit(&claims, &costs("0.01"), at(38_330)).is_err());
-    assert!(limits.admit(&claims, &costs("0.01"), at(38_331)).is_ok());
+    assert!(limits.try_admit(&claims, &costs("0.01"), at(38_330)).is_err());
+    assert!(limits.try_admit(&claims, &costs("0.01"), at(38_331)).is_ok());
 }
 
 #[test]
@@ -191,15 +191,15 @@ fn a_clock_that_steps_back_an_hour_refills_nothing() {
     let yaml = "limits: [{ name: l, budget: { usd: 1, every: hour }, requests: 5/min }]";
     let limits = Arc::new(Limits::default());
     let claims = claims(yaml, "k");
-    limits.admit(&claims, &costs("1"), at(0)).unwrap().end(&spent(usd("1")), at(0));
+    limits.try_admit(&claims, &costs("1"), at(0)).unwrap().end(&spent(usd("1")), at(0));
     let back = Now { unix_ms: at(0).unix_ms - HOUR_MS, ..at(1) };
-    let refused = limits.admit(&claims, &costs("0.5"), back).unwrap_err();
+    let refused = limits.try_admit(&claims, &costs("0.5"), back).unwrap_err();
     assert_eq!(refused.kind, Some(Kind::Budget));
     // It comes to the end of the window in which the money was spent a second time: not yet.
     let again = Now { unix_ms: at(2_330).unix_ms, ..at(5_930) };
-    assert!(limits.admit(&claims, &costs("0.5"), again).is_err());
+    assert!(limits.try_admit(&claims, &costs("0.5"), again).is_err());
     let next = Now { unix_ms: at(2_331).unix_ms, ..at(5_931) };
-    assert!(limits.admit(&claims, &costs("0.5"), next).is_ok());
+    assert!(limits.try_admit(&claims, &costs("0.5"), next).is_ok());
     // By the minute nothing depends on that clock.
     assert_eq!(limits.states(&limits_of(yaml), next).first().map(|state| state.remaining), Some(5));
 }
@@ -208,9 +208,9 @@ fn a_clock_that_steps_back_an_hour_refills_nothing() {
 fn a_change_of_the_policy_keeps_what_is_counted() {
     let limits = Arc::new(Limits::default());
     let before = claims(DOLLAR, "k");
-    limits.admit(&before, &costs("0.9"), at(0)).unwrap().end(&spent(usd("0.9")), at(0));
+    limits.try_admit(&before, &costs("0.9"), at(0)).unwrap().end(&spent(usd("0.9")), at(0));
     let less = DOLLAR.replace("usd: 1", "usd: 0.5");
-    assert!(limits.admit(&claims(&less, "k"), &costs("0.01"), at(0)).is_err());
+    assert!(limits.try_admit(&claims(&less, "k"), &costs("0.01"), at(0)).is_err());
     let more = DOLLAR.replace("usd: 1", "usd: 2");
     let more = claims(&more, "k");
     assert_eq!(limits.budget_left(&more, at(0)).unwrap().0.to_string(), "1.1");
@@ -224,13 +224,12 @@ fn a_restart_refills_nothing() {
     let yaml = "limits: [{ name: l, budget: { usd: 1, every: day }, requests: 3/min, concurrent: 2 }]";
     let before = Arc::new(Limits::default());
     let claimed = claims(yaml, "k");
-    let _running = before.admit(&claimed, &costs("0.3"), at(0)).unwrap();
-    before.admit(&claimed, &costs("0.5"), at(0)).unwrap().end(&spent(usd("0.4")), at(0));
+    let _running = before.try_admit(&claimed, &costs("0.3"), at(0)).unwrap();
+    before.try_admit(&claimed, &costs("0.5"), at(0)).unwrap().end(&spent(usd("0.4")), at(0));
     let kept = before.changed(at(1));
     assert_eq!(before.changed(at(1)), [], "only what has changed");
     let after = Arc::new(Limits::default());
-    after.restore(kept);
-    after.open_restored(&limits_of(yaml), at(20));
+    after.restore(kept, &limits_of(yaml), at(20));
     let remaining: Vec<_> =
         after.states(&limits_of(yaml), at(20)).iter().map(|s| (s.kind, s.remaining)).collect();
     // Two of three requests, no running call, and 0.7 of a dollar in 10^-12 USD.
@@ -245,7 +244,7 @@ fn a_restart_refills_nothing() {
     };
     assert_eq!((requests(60), requests(61)), (Some(1), Some(3)));
     // What this process writes is its own alone.
-    after.admit(&claimed, &costs("0.1"), at(61)).unwrap().end(&spent(usd("0.1")), at(61));
+    after.try_admit(&claimed, &costs("0.1"), at(61)).unwrap().end(&spent(usd("0.1")), at(61));
     let used: Vec<_> = after.changed(at(61)).iter().map(|counter| counter.used).collect();
     assert_eq!(used, [1, 100_000_000_000]);
 }
@@ -255,7 +254,7 @@ fn somebody_is_told_once_at_four_fifths_and_once_at_the_end() {
     let limits = Arc::new(Limits::default());
     let claims = claims(DOLLAR, "k");
     let spend = |text: &str, seconds| {
-        let permit = limits.admit(&claims, &costs(text), at(seconds));
+        let permit = limits.try_admit(&claims, &costs(text), at(seconds));
         if let Ok(mut permit) = permit {
             permit.end(&spent(usd(text)), at(seconds));
         }
@@ -279,14 +278,14 @@ fn a_spent_budget_names_the_model_to_go_to_and_lets_it_pass() {
 ";
     let limits = Arc::new(Limits::default());
     let claims = claims(yaml, "k");
-    limits.admit(&claims, &costs("1"), at(0)).unwrap().end(&spent(usd("1")), at(0));
-    let refused = limits.admit(&claims, &costs("0.1"), at(0)).unwrap_err();
+    limits.try_admit(&claims, &costs("1"), at(0)).unwrap().end(&spent(usd("1")), at(0));
+    let refused = limits.try_admit(&claims, &costs("0.1"), at(0)).unwrap_err();
     assert_eq!(refused.downgrade.as_deref(), Some("gpt-4.1-mini"));
     let cheaper = Demand { downgraded: true, ..costs("0.001") };
-    limits.admit(&claims, &cheaper, at(0)).unwrap().end(&spent(usd("0.001")), at(0));
-    limits.admit(&claims, &cheaper, at(0)).unwrap().end(&spent(usd("0.001")), at(0));
+    limits.try_admit(&claims, &cheaper, at(0)).unwrap().end(&spent(usd("0.001")), at(0));
+    limits.try_admit(&claims, &cheaper, at(0)).unwrap().end(&spent(usd("0.001")), at(0));
     // Its other limits hold all the same.
-    let refused = limits.admit(&claims, &cheaper, at(0)).unwrap_err();
+    let refused = limits.try_admit(&claims, &cheaper, at(0)).unwrap_err();
     assert_eq!((refused.kind, refused.downgrade), (Some(Kind::Requests), None));
 }
 
@@ -296,7 +295,7 @@ fn idle_subjects_are_forgotten_and_money_is_not() {
     let limits = Arc::new(Limits::default());
     for (subject, cost) in [("spender", "0.5"), ("free", "0")] {
         let claims = claims(yaml, subject);
-        limits.admit(&claims, &costs(cost), at(0)).unwrap().end(&spent(usd(cost)), at(0));
+        limits.try_admit(&claims, &costs(cost), at(0)).unwrap().end(&spent(usd(cost)), at(0));
     }
     let subjects = |seconds| {
         limits.sweep(at(seconds));
@@ -317,7 +316,7 @@ fn subjects_beyond_the_bound_share_a_counter() {
     limits.subjects.insert(Arc::clone(&one.limit.name), MOST_SUBJECTS);
     let named = |subject: &str| {
         let claim = Claim { subject: subject.to_owned(), ..one.clone() };
-        limits.admit(&[claim], &tokens(0), at(0)).map(std::mem::forget)
+        limits.try_admit(&[claim], &tokens(0), at(0)).map(std::mem::forget)
     };
     assert!(named("a").is_ok());
     assert!(named("b").is_err());

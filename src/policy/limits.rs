@@ -5,9 +5,16 @@ use std::sync::Arc;
 
 use serde_saphyr::Spanned;
 
+use crate::metering::cost::UsageSource;
+use crate::metering::cost::price;
+use crate::metering::lazy::NeedsExact;
 use crate::metering::money::Usd;
+use crate::openai::endpoint::Endpoint;
+use crate::openai::usage::Usage;
 
 use super::Policy;
+use super::choose::Route;
+use super::choose::usual_output;
 use super::diagnostic::Diagnostic;
 use super::expression::EvalError;
 use super::expression::Expression;
@@ -19,6 +26,7 @@ use super::findings::File;
 use super::findings::Findings;
 use super::models::Models;
 use super::routes::UNKNOWN_MODEL;
+use super::rule::Rule;
 use super::units::PerMinute;
 
 /// Most limits of a policy: each is asked for each request.
@@ -27,6 +35,8 @@ const MOST_LIMITS: usize = 1_000;
 const GREATEST_COUNT: u64 = 1_000_000_000_000;
 /// Greatest budget in USD.
 const GREATEST_USD: u64 = 100_000_000;
+/// Fields that bound an answer's length.
+const MOST_OUTPUT: [&str; 3] = ["max_completion_tokens", "max_tokens", "max_output_tokens"];
 /// Longest name of a subject that is kept as it is, in bytes; longer ones are told by a digest.
 const LONGEST_SUBJECT: usize = 100;
 
@@ -86,6 +96,19 @@ pub struct Claim {
     pub subject: String,
 }
 
+/// What a request is expected to take at most.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outlook {
+    /// Its prompt's tokens.
+    pub input: u64,
+    /// The most that it lets be written, or else what its route's answers usually have.
+    pub output: u64,
+    /// Answers that it wants.
+    pub choices: u64,
+    /// The tier that it asks for.
+    pub tier: Option<String>,
+}
+
 impl Policy {
     /// Every limit.
     pub fn limits(&self) -> &[Arc<Limit>] {
@@ -112,18 +135,62 @@ impl Policy {
     }
 }
 
+impl Policy {
+    /// What a request that goes by `rule` is expected to take at most.
+    ///
+    /// # Errors
+    /// [`NeedsExact`]: the prompt has to be counted first.
+    pub fn outlook(&self, rule: &Rule, facts: &Facts<'_>) -> Result<Outlook, NeedsExact> {
+        let number = |name| {
+            let raw = facts.view.raw(facts.body, name)?;
+            std::str::from_utf8(raw).ok()?.parse::<u64>().ok()
+        };
+        let set = rule.set.iter().filter(|(name, _)| MOST_OUTPUT.contains(&name.as_str()));
+        let set = set.filter_map(|(_, value)| value.get().parse().ok()).next();
+        let output = match facts.endpoint {
+            Endpoint::Embeddings => Some(0),
+            _ => set.or_else(|| facts.view.max_output_tokens(facts.body)),
+        };
+        Ok(Outlook {
+            input: facts.prompt.tokens()?,
+            output: output.unwrap_or_else(|| usual_output(rule, facts)),
+            choices: number("n").unwrap_or(1).max(number("best_of").unwrap_or(1)).max(1),
+            tier: facts.view.service_tier(facts.body).map(Cow::into_owned),
+        })
+    }
+
+    /// The tokens of a request and their price, at the dearest of the models that it may go to. 0
+    /// USD where no price is known.
+    pub fn at_most(&self, outlook: &Outlook, route: &Route) -> (u64, Usd) {
+        let mut most = (0, Usd::ZERO);
+        for target in std::iter::once(&route.target).chain(&route.fallback) {
+            let model = self.model_of(target);
+            let cap = model.and_then(|model| model.max_output_tokens).unwrap_or(u64::MAX);
+            let output = outlook.output.min(cap).saturating_mul(outlook.choices);
+            let usage = Usage { input: outlook.input, output, ..Usage::default() };
+            let bill = price(model, &usage, UsageSource::Estimated, outlook.tier.as_deref());
+            most.0 = most.0.max(outlook.input.saturating_add(output));
+            most.1 = most.1.max(bill.cost.unwrap_or_default());
+        }
+        most
+    }
+}
+
 impl Limit {
-    /// Whether it asks for a request's tokens, or for their price.
+    /// Whether it counts a request's tokens, or their price.
+    pub fn counts_tokens(&self) -> bool {
+        self.tokens.is_some() || self.budget.is_some()
+    }
+
+    /// Whether it may ask for a request's tokens.
     pub fn reads_tokens(&self) -> bool {
-        self.tokens.is_some() || self.budget.is_some() || self.asks_tokens()
+        self.counts_tokens() || self.matches.as_ref().is_some_and(Expression::reads_tokens)
     }
 
-    fn asks_tokens(&self) -> bool {
-        self.matches.as_ref().is_some_and(Expression::reads_tokens)
-    }
-
+    /// Whether it asks how models are doing, or how long answers usually are.
     pub(super) fn reads_live(&self) -> bool {
-        self.matches.as_ref().is_some_and(|matches| matches.models().next().is_some())
+        let names_model = |matches: &Expression| matches.models().next().is_some();
+        self.counts_tokens() || self.matches.as_ref().is_some_and(names_model)
     }
 
     /// Whether this limit holds for every request that `other` holds for, and counts the same calls

@@ -73,6 +73,7 @@ pub use hook::Hook;
 pub use limits::Budget;
 pub use limits::Claim;
 pub use limits::Limit;
+pub use limits::Outlook;
 pub use limits::Per;
 pub use load::Checked;
 pub use load::Settings;
@@ -184,6 +185,12 @@ impl Policy {
         self.rules.iter().any(|rule| rule.reads_tokens())
             || self.captures.iter().any(CaptureRule::reads_tokens)
             || self.limits.iter().any(|limit| limit.reads_tokens())
+    }
+
+    /// Whether any rule asks what is left of the caller's budget.
+    pub fn reads_budget(&self) -> bool {
+        self.rules.iter().any(|rule| rule.reads_budget())
+            || self.captures.iter().any(CaptureRule::reads_budget)
     }
 
     /// The tokenizer of a model.

@@ -13,6 +13,7 @@ mod head;
 mod live;
 mod notes;
 mod passthrough;
+mod quota;
 mod radar;
 mod record;
 mod relay;
@@ -29,6 +30,7 @@ use http::header;
 use http::request::Parts;
 use http_body::Body;
 
+use crate::limits::Limits;
 use crate::openai::endpoint::Endpoint;
 use crate::openai::error::ApiError;
 use crate::openai::request::Patch;
@@ -66,6 +68,7 @@ pub struct Gateway {
     upstreams: Arc<Upstreams>,
     metrics: Arc<Metrics>,
     live: Arc<LiveStats>,
+    limits: Arc<Limits>,
     recorder: Option<Arc<Recorder>>,
     body_limit: u64,
 }
@@ -90,10 +93,11 @@ impl Gateway {
         upstreams: Arc<Upstreams>,
         metrics: Arc<Metrics>,
         live: Arc<LiveStats>,
+        limits: Arc<Limits>,
         recorder: Option<Arc<Recorder>>,
         body_limit: u64,
     ) -> Self {
-        Self { policy, upstreams, metrics, live, recorder, body_limit }
+        Self { policy, upstreams, metrics, live, limits, recorder, body_limit }
     }
 
     /// Answers one request. Whatever becomes of it, dropping its `Call` bills, counts and logs
@@ -135,6 +139,7 @@ impl Gateway {
         let default = Arc::clone(call.policy.default_upstream());
         if head::wants_websocket(&head.headers) {
             call.client = auth::authenticate(&head.method, &head.headers, &default)?;
+            quota::admit_head(self, head, call).await?;
             return tunnel::open(self, head, path, call).await;
         }
         match call.endpoint {
@@ -166,8 +171,9 @@ impl Gateway {
             _ => RequestView::parse(&raw)?,
         };
         let asked = Asked { headers: &head.headers, view: &view, body: &raw };
-        let route = decide(self, &asked, call).await?;
+        let decision = decide(self, &asked, call).await?;
         capture::check(call.capture, self.recorder.as_deref())?;
+        let route = quota::admit(self, decision, call).await?;
         call.client = auth::authenticate(&head.method, &head.headers, &route.target.upstream)?;
         call.decided(&view, route.clone(), raw.clone(), &self.live);
 

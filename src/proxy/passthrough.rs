@@ -39,6 +39,7 @@ use super::call::Call;
 use super::error;
 use super::head;
 use super::outgoing;
+use super::quota;
 use super::relay::Observer;
 
 /// Where text becomes speech.
@@ -59,6 +60,7 @@ where
 {
     let route = call.policy.passthrough("");
     call.client = auth::authenticate(&head.method, &head.headers, &route.target.upstream)?;
+    quota::admit_head(gateway, head, call).await?;
     let mut headers = head::for_upstream(&head.headers);
     auth::credential(&mut headers, &route.target.upstream);
     let copy = Copied::default();

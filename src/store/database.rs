@@ -68,6 +68,12 @@ const MIGRATIONS: &[Migration] = &[
         sqlite: include_str!("migrations/sqlite/0003_datasets.sql"),
         postgres: include_str!("migrations/postgres/0003_datasets.sql"),
     },
+    Migration {
+        version: 5,
+        name: "limits",
+        sqlite: include_str!("migrations/sqlite/0005_limits.sql"),
+        postgres: include_str!("migrations/postgres/0005_limits.sql"),
+    },
 ];
 
 /// Why the store did not do what it was asked.

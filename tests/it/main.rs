@@ -15,6 +15,7 @@ mod fidelity;
 mod hooks;
 mod http2;
 mod ledger;
+mod limits;
 mod map;
 mod models;
 mod objects;
