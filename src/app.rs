@@ -22,6 +22,8 @@ use crate::config::ConfigError;
 use crate::config::Environment;
 use crate::config::LogFormat;
 use crate::hooks::Hooks;
+use crate::limits::Courier;
+use crate::limits::Farewell;
 use crate::limits::Keeper;
 use crate::limits::Limits;
 use crate::metering::tokens;
@@ -99,7 +101,6 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
         config.log.format = LogFormat::Json;
     }
     let log = start_log(&config)?;
-    warn_of_inert(&config);
     let mut tasks: Vec<(&'static str, Task)> = Vec::new();
     let mut policy_settings = environment.for_policies();
     if arguments.simulate {
@@ -116,7 +117,7 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
     let live = Arc::new(LiveStats::default());
     let database = config.open_store(&environment)?;
     let recorder = start_recorder(&config, &environment, database.as_ref(), &metrics)?;
-    let limits = Arc::new(Limits::default());
+    let (limits, courier) = limits(&config, &metrics)?;
     let counters = keep_limits(&limits, &policy, &metrics, database.as_ref())?;
     let store = database.clone().map(LimitCounters::of);
     let last_counters =
@@ -141,6 +142,10 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
     let control = control_plane(&config, &environment, &metrics, &readiness, policies, ledger)?;
     tasks.push(("control plane", control));
     tasks.push(("policies", reload(&config, policy_settings, &policy, &upstreams, &metrics)));
+    let (courier, farewell) = courier.unzip();
+    if let Some(courier) = courier {
+        tasks.push(("redis", Box::pin(courier.run())));
+    }
     tasks.push(("limits", tell_of_limits(counters, &upstreams, &metrics, &policy)));
     let shutdowns = watch_shutdowns(Arc::clone(&upstreams), Arc::clone(&policy), Arc::clone(&live));
     tasks.push(("shutdowns", Box::pin(shutdowns)));
@@ -149,7 +154,7 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
     let settings = server_settings(&config, arguments.upgrade);
     tracing::info!(listen = %config.listen, control = %config.control.listen, simulate = arguments.simulate, "starting");
     let log = Arc::new(log);
-    let at_end = (recorder.clone(), Arc::clone(&log), Mutex::new(Some(last_counters)));
+    let at_end = (recorder.clone(), Arc::clone(&log), Mutex::new(Some((last_counters, farewell))));
     server::run(&settings, gateway, &metrics, &readiness, tasks, move |patience| {
         let (recorder, log, counters) = &at_end;
         write_last(counters, patience);
@@ -244,6 +249,17 @@ fn start_recorder(
     Ok(Some(Arc::new(recorder)))
 }
 
+/// The limits' counters; shared, and then with who talks to Redis, where there is one.
+fn limits(
+    config: &Config,
+    metrics: &Arc<Metrics>,
+) -> Result<(Arc<Limits>, Option<(Courier, Farewell)>), AppError> {
+    let Some(redis) = config.redis()? else { return Ok((Arc::default(), None)) };
+    let limits = Arc::new(Limits::shared());
+    let courier = Courier::new(&limits, redis, Arc::clone(metrics));
+    Ok((limits, courier))
+}
+
 /// Counters of limits that outlive the process: those of before are read now, as far as the store
 /// answers soon.
 fn keep_limits(
@@ -265,10 +281,14 @@ fn keep_limits(
     Ok(keeper)
 }
 
-/// Writes counters down a last time; waits for it no longer than it may.
-fn write_last(keeper: &Mutex<Option<Keeper>>, patience: Duration) {
-    let keeper = keeper.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let Some(mut keeper) = keeper else { return };
+/// Returns what was leased, and writes counters down a last time; waits for it no longer than it
+/// may.
+fn write_last(last: &Mutex<Option<(Keeper, Option<Farewell>)>>, patience: Duration) {
+    let last = last.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let Some((mut keeper, farewell)) = last else { return };
+    if let Some(farewell) = farewell {
+        farewell.say(LEAST_SHIPPING);
+    }
     let patience = patience.clamp(LEAST_SHIPPING, RESTORE);
     // A thread of its own: this one may run a runtime.
     let written = std::thread::spawn(move || {
@@ -295,13 +315,6 @@ fn tell_of_limits(
         tracing::warn!(limit = %news.limit, subject = news.subject, spent_usd = %news.spent, budget_usd = %news.budget, "{}", news.event);
         hooks.post(&policy.current(), news.event, &json!(news));
     }))
-}
-
-/// Says what is configured and not acted on, so that nobody relies on it.
-fn warn_of_inert(config: &Config) {
-    if config.redis.is_some() {
-        tracing::warn!("`redis` is set; this version has no shared limits to keep in it");
-    }
 }
 
 /// A simulator on a free port; its listener is there before anybody asks.

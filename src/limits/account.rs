@@ -56,8 +56,16 @@ pub(super) struct State {
     pub(super) queued: bool,
     /// What calls wait for, by [`Kind`].
     pub(super) wanted: [i128; 4],
-    /// Counts what was sent to Redis.
+    /// Counts the messages to Redis, and the last of them that it answered.
     pub(super) sent: u64,
+    pub(super) heard: u64,
+    /// Whether the courier knows that Redis has to hear of it.
+    pub(super) active: bool,
+    /// What somebody should be told, unless another gateway has done so.
+    pub(super) tell: Level,
+    /// What processes before this one have used, for a Redis that has forgotten: process, beginning
+    /// and end of the window, and microdollars.
+    pub(super) seeds: Vec<(String, u64, u64, i64)>,
 }
 
 impl Account {
@@ -71,6 +79,10 @@ impl Account {
             queued: false,
             wanted: [0; 4],
             sent: 0,
+            heard: 0,
+            active: false,
+            tell: Level::Below,
+            seeds: Vec::new(),
         };
         Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
@@ -141,7 +153,7 @@ impl State {
 
     /// Whether nothing would be lost with it.
     pub(super) fn is_idle(&self) -> bool {
-        !self.dirty && !self.queued && self.meters.iter().flatten().all(Meter::is_idle)
+        !self.dirty && !self.queued && !self.active && self.meters.iter().flatten().all(Meter::is_idle)
     }
 }
 

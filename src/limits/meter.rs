@@ -63,6 +63,8 @@ pub(super) enum Mode {
     Leased,
     /// Redis is away: this is one of so many gateways, each with its share.
     Share(u64),
+    /// Redis is away, and nothing passes until it is back.
+    Closed,
     /// Redis is away, and nothing is limited until it is back.
     Open,
 }
@@ -121,6 +123,15 @@ pub(super) struct Claimed {
     pub(super) start: u64,
 }
 
+/// What of a lease is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Keep {
+    All,
+    /// As much as is likely to be used soon.
+    Useful,
+    Nothing,
+}
+
 /// What is asked of Redis for a meter, in its own units.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Asked {
@@ -130,6 +141,10 @@ pub(super) struct Asked {
     pub(super) extra: i128,
     /// What one call takes: less is of no use.
     pub(super) unit: i128,
+}
+
+impl Asked {
+    pub(super) const NOTHING: Self = Self { wanted: 0, extra: 0, unit: 1 };
 }
 
 /// What Redis says of a meter.
@@ -238,6 +253,7 @@ impl Meter {
                 if self.still_knows_others(now) { self.lease.grace } else { own }
             }
             Mode::Open => i128::MAX,
+            Mode::Closed => 0,
         }
     }
 
@@ -343,12 +359,30 @@ impl Meter {
         self.restored = (self.restored.0 + amount, until);
     }
 
-    /// What Redis is to keep as ours. `keeps` the lease, or gives back what is not used.
-    pub(super) fn claim(&mut self, keeps: bool, now: Now) -> Claimed {
+    /// Redis is back: what may still be used without it becomes a lease, so that it counts there.
+    pub(super) fn recover(&mut self, gateways: u64, now: Now) {
+        let room = self.room(now, Mode::Share(gateways)).max(0);
+        self.lease.slot = self.slot();
+        self.lease.held = self.used_in_slot().max(0) + room;
+        self.lease.grace = room;
+        self.lease.heard_ms = now.steady_ms;
+    }
+
+    /// What Redis is to keep as ours; what of the lease is not kept goes back.
+    pub(super) fn claim(&mut self, keep: Keep, now: Now) -> Claimed {
         let slot = self.slot();
-        if self.lease.slot != slot || !keeps {
+        if self.lease.slot != slot {
             (self.lease.slot, self.lease.held) = (slot, 0);
         }
+        let most = match keep {
+            Keep::All => i128::MAX,
+            Keep::Useful => {
+                let useful = (2 * self.a_second(now)).max(FIRST * self.lease.unit);
+                self.used_in_slot().max(0) + useful
+            }
+            Keep::Nothing => 0,
+        };
+        self.lease.held = self.lease.held.min(most);
         let scale = self.kind.scale();
         let whole = |amount: i128| (amount.max(0) + scale - 1) / scale;
         // What is used counts, leased or not.
@@ -357,16 +391,15 @@ impl Meter {
         match &self.used {
             Used::Running(_) => Claimed { amounts: vec![(0, held)], start: 0 },
             Used::Window { every, start, .. } => {
-                let left = end_of(*every, *start).saturating_sub(now.unix_ms);
+                let left = end_of(*every, *start).saturating_sub(now.unix_ms).max(1);
                 Claimed { amounts: vec![(left, held)], start: *start }
             }
             Used::Minute(minute) => {
                 let newest = minute.leaves(slot);
                 let past = minute.leaving().filter(|(at, amount)| *at < newest && *amount > 0);
                 let all = past.map(|(at, amount)| (at, i128::from(amount))).chain([(newest, held)]);
-                let from_now = |at: u64| at.saturating_sub(now.steady_ms);
-                let amounts = all.filter(|(_, amount)| *amount > 0);
-                Claimed { amounts: amounts.map(|(at, n)| (from_now(at), n)).collect(), start: 0 }
+                let from_now = |at: u64| at.saturating_sub(now.steady_ms).max(1);
+                Claimed { amounts: all.map(|(at, n)| (from_now(at), n)).collect(), start: 0 }
             }
         }
     }
@@ -386,12 +419,17 @@ impl Meter {
         self.lease.taken == 0
     }
 
+    /// What is likely to be taken in a second.
+    fn a_second(&self, now: Now) -> i128 {
+        let since = now.steady_ms.saturating_sub(self.lease.heard_ms).clamp(1, AHEAD_MS);
+        self.lease.taken * i128::from(AHEAD_MS) / i128::from(since)
+    }
+
     /// What to ask for when calls wait for `wanted`.
     pub(super) fn ask(&self, wanted: i128, now: Now) -> Asked {
         let scale = self.kind.scale();
         let whole = |amount: i128| (amount.max(0) + scale - 1) / scale;
-        let since = now.steady_ms.saturating_sub(self.lease.heard_ms).clamp(1, AHEAD_MS);
-        let a_second = self.lease.taken * i128::from(AHEAD_MS) / i128::from(since);
+        let a_second = self.a_second(now);
         let unit = self.lease.unit.max(wanted);
         let extra = if wanted > 0 { a_second.max(FIRST * unit) } else { a_second };
         let missing = wanted - self.leased().max(0);

@@ -8,9 +8,12 @@
 
 mod account;
 mod clock;
+mod courier;
 mod keep;
+mod link;
 mod meter;
 mod permit;
+mod shared;
 mod state;
 mod window;
 
@@ -27,10 +30,14 @@ use uuid::Uuid;
 use crate::metering::money::Usd;
 use crate::policy::Claim;
 use crate::policy::Limit;
+use crate::policy::OnRedisDown;
 use crate::store::LimitCounter;
 
 pub use clock::Now;
+pub use courier::Courier;
+pub use courier::Farewell;
 pub use keep::Keeper;
+pub use link::Redis;
 pub use meter::Kind;
 pub use permit::Permit;
 pub use permit::Real;
@@ -42,12 +49,16 @@ use account::Level;
 use account::State;
 use meter::Mode;
 use permit::Hold;
+use shared::Shared;
 
 /// Subjects of a limit that have counters of their own. Those that come after share one: names that
 /// clients make up cost memory, and must not be a way around the limit.
 const MOST_SUBJECTS: usize = 100_000;
 /// What those that come after are called.
 const OTHERS: &str = "(others)";
+/// Times that a request asks Redis, and how long it waits each time.
+const ROUNDS: usize = 3;
+const PATIENCE: Duration = Duration::from_millis(100);
 /// Most news that wait to be told.
 const MOST_NEWS: usize = 1_000;
 
@@ -94,6 +105,21 @@ pub struct Refusal {
     pub standing: Option<Standing>,
 }
 
+impl Refusal {
+    /// Redis is away, and the limit wants no calls then.
+    fn away(limit: &str) -> Self {
+        Self {
+            limit: Arc::from(limit),
+            kind: None,
+            most: 0,
+            wanted: 0,
+            retry_after: Some(Duration::from_secs(1)),
+            downgrade: None,
+            standing: None,
+        }
+    }
+}
+
 /// How a meter stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
@@ -109,6 +135,8 @@ pub struct Standing {
 enum Attempt {
     Admitted(Permit),
     Refused(Refusal),
+    /// Redis has to be asked for these.
+    Short(Vec<Arc<Account>>),
 }
 
 /// All counters of the process.
@@ -123,6 +151,8 @@ pub struct Limits {
     /// What was used before this process began, for accounts that are not there yet.
     restored: Mutex<HashMap<String, Vec<LimitCounter>>>,
     news: Mutex<Vec<News>>,
+    /// Where Redis is asked.
+    shared: Option<Arc<Shared>>,
 }
 
 impl Default for Limits {
@@ -133,11 +163,22 @@ impl Default for Limits {
             subjects: DashMap::new(),
             restored: Mutex::default(),
             news: Mutex::default(),
+            shared: None,
         }
     }
 }
 
 impl Limits {
+    /// Limits that are shared with other gateways; to be used with a [`Courier`].
+    pub fn shared() -> Self {
+        Self { shared: Some(Arc::default()), ..Self::default() }
+    }
+
+    /// The time by which is counted.
+    pub fn now(&self) -> Now {
+        self.shared.as_ref().map_or_else(Now::read, |shared| shared.now())
+    }
+
     /// What this process is called among those that share a store or a Redis.
     pub fn gateway(&self) -> &str {
         &self.gateway
@@ -153,7 +194,15 @@ impl Limits {
         claims: &[Claim],
         demand: &Demand,
     ) -> Result<Permit, Refusal> {
-        self.try_admit(claims, demand, Now::read())
+        let accounts = self.accounts_of(claims, self.now());
+        for _ in 0..ROUNDS {
+            match self.attempt(&accounts, demand, self.now(), false) {
+                Attempt::Admitted(permit) => return Ok(permit),
+                Attempt::Refused(refusal) => return Err(refusal),
+                Attempt::Short(short) => self.refill(&short).await,
+            }
+        }
+        Self::decided(self.attempt(&accounts, demand, self.now(), true))
     }
 
     /// The same with what is here.
@@ -166,12 +215,41 @@ impl Limits {
         demand: &Demand,
         now: Now,
     ) -> Result<Permit, Refusal> {
+        Self::decided(self.attempt(&self.accounts_of(claims, now), demand, now, true))
+    }
+
+    fn decided(attempt: Attempt) -> Result<Permit, Refusal> {
+        match attempt {
+            Attempt::Admitted(permit) => Ok(permit),
+            Attempt::Refused(refusal) => Err(refusal),
+            Attempt::Short(_) => Err(Refusal::away("")),
+        }
+    }
+
+    /// The counters of claims, in the order in which they are locked.
+    fn accounts_of<'c>(&self, claims: &'c [Claim], now: Now) -> Vec<(Arc<Account>, &'c Claim)> {
         let mut accounts: Vec<_> =
             claims.iter().map(|claim| (self.account(claim, now), claim)).collect();
         accounts.sort_unstable_by_key(|(account, _)| account.id);
-        match self.attempt(&accounts, demand, now) {
-            Attempt::Admitted(permit) => Ok(permit),
-            Attempt::Refused(refusal) => Err(refusal),
+        accounts
+    }
+
+    /// Waits until Redis was asked for these; when it does not answer soon, nobody waits for it
+    /// until it does.
+    async fn refill(&self, short: &[Arc<Account>]) {
+        let Some(shared) = &self.shared else { return };
+        // From here on nothing that happens is missed.
+        let waits: Vec<_> = short.iter().map(|account| account.refilled.notified()).collect();
+        for account in short {
+            shared.ask(account, &mut account.lock());
+        }
+        let all = async {
+            for wait in waits {
+                wait.await;
+            }
+        };
+        if tokio::time::timeout(PATIENCE, all).await.is_err() && shared.set_up(false) {
+            tracing::warn!("Redis is slow; each limit does what its `on_redis_down` says");
         }
     }
 
@@ -201,15 +279,24 @@ impl Limits {
         accounts: &[(Arc<Account>, &Claim)],
         demand: &Demand,
         now: Now,
+        last: bool,
     ) -> Attempt {
         // In order of id, so that no two requests wait for each other.
         let mut states: Vec<MutexGuard<'_, State>> = Vec::with_capacity(accounts.len());
         let mut refused: Option<(usize, Refusal)> = None;
+        let mut short = Vec::new();
         for (index, (account, claim)) in accounts.iter().enumerate() {
             let mut state = account.lock();
             state.prepare(&claim.limit, now);
             let mode = self.mode(&claim.limit);
             let found = refusal(&state, claim, demand, now, mode);
+            let found = found.filter(|found| {
+                let waits = mode == Mode::Leased && !last && may_be_leased(&state, found, now);
+                if waits {
+                    short.push(index);
+                }
+                !waits
+            });
             if let Some(found) = found
                 && refused.as_ref().is_none_or(|(_, worst)| outweighs(&found, worst))
             {
@@ -226,7 +313,10 @@ impl Limits {
             }
             return Attempt::Refused(refusal);
         }
-        let holds = accounts.iter().zip(&mut states).map(|((account, _), state)| {
+        if !short.is_empty() {
+            return Attempt::Short(want(accounts, &mut states, &short, demand));
+        }
+        let holds = accounts.iter().zip(&mut states).map(|((account, claim), state)| {
             state.dirty = true;
             let taken = Kind::ALL.map(|kind| {
                 let meter = state.meter(kind)?;
@@ -234,6 +324,13 @@ impl Limits {
                 meter.take(amount);
                 Some((meter.slot(), amount))
             });
+            if let Some(shared) = &self.shared {
+                shared.touch(account, state);
+                let low = state.meters.iter().flatten().any(|meter| meter.is_low(now));
+                if low && self.mode(&claim.limit) == Mode::Leased {
+                    shared.ask(account, state);
+                }
+            }
             Hold { account: Arc::clone(account), taken }
         });
         let holds = holds.collect();
@@ -242,9 +339,14 @@ impl Limits {
     }
 
     /// Who decides.
-    #[expect(clippy::unused_self, reason = "until there is somebody else to ask")]
-    fn mode(&self, _: &Limit) -> Mode {
-        Mode::Alone
+    fn mode(&self, limit: &Limit) -> Mode {
+        match (&self.shared, limit.on_redis_down) {
+            (None, _) => Mode::Alone,
+            (Some(shared), _) if shared.is_up() => Mode::Leased,
+            (Some(shared), OnRedisDown::LocalShare) => Mode::Share(shared.gateways()),
+            (Some(_), OnRedisDown::Reject) => Mode::Closed,
+            (Some(_), OnRedisDown::Allow) => Mode::Open,
+        }
     }
 
     /// The counter of a claim, made where there is none.
@@ -276,10 +378,16 @@ impl Limits {
         Arc::clone(&entry)
     }
 
-    /// Notes what somebody should be told of a budget.
-    fn tell(&self, state: &mut State, account: &Account, mode: Mode, refused: bool) {
-        if let Some(level) = state.news(mode, refused) {
-            self.note(state, account, mode, level);
+    /// Notes what somebody should be told of a budget. Where gateways share it, Redis knows which
+    /// of them is the first.
+    fn tell(&self, state: &mut State, account: &Arc<Account>, mode: Mode, refused: bool) {
+        let Some(level) = state.news(mode, refused) else { return };
+        match &self.shared {
+            Some(shared) if mode == Mode::Leased => {
+                state.tell = level;
+                shared.touch(account, state);
+            }
+            _ => self.note(state, account, mode, level),
         }
     }
 
@@ -291,6 +399,29 @@ impl Limits {
             news.push(News::of(account, budget, mode, level));
         }
     }
+}
+
+/// Whether more of what refuses may be had from Redis.
+fn may_be_leased(state: &State, refusal: &Refusal, now: Now) -> bool {
+    let meter = state.meters.iter().flatten().find(|meter| Some(meter.kind) == refusal.kind);
+    meter.is_some_and(|meter| !meter.is_dry(now) && refusal.wanted <= meter.limit - meter.used())
+}
+
+/// Notes what a call wants of those that have too little.
+fn want(
+    accounts: &[(Arc<Account>, &Claim)],
+    states: &mut [MutexGuard<'_, State>],
+    short: &[usize],
+    demand: &Demand,
+) -> Vec<Arc<Account>> {
+    for index in short {
+        let Some(state) = states.get_mut(*index) else { continue };
+        for (kind, wanted) in Kind::ALL.into_iter().zip(&mut state.wanted) {
+            *wanted += demand.of(kind).max(1);
+        }
+    }
+    let accounts = short.iter().filter_map(|index| accounts.get(*index));
+    accounts.map(|(account, _)| Arc::clone(account)).collect()
 }
 
 /// The name of an account.
@@ -319,6 +450,9 @@ fn refusal(
             continue;
         }
         let room = meter.room(now, mode);
+        if mode == Mode::Closed {
+            return Some(Refusal::away(&claim.limit.name));
+        }
         // Where the price is not known, something has to be left all the same.
         if room >= wanted && (room > 0 || wanted > 0 || !budget) {
             continue;

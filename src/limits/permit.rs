@@ -47,7 +47,8 @@ impl Permit {
 
     /// Ends the reservation with what was used.
     pub fn settle(mut self, real: &Real) {
-        self.end(real, Now::read());
+        let now = self.limits.now();
+        self.end(real, now);
     }
 
     /// How the tightest of its meters of that kind stands; `None` where there is none.
@@ -81,6 +82,9 @@ impl Permit {
             }
             let mode = self.limits.mode(&state.limit);
             self.limits.tell(&mut state, &account, mode, false);
+            if let Some(shared) = &self.limits.shared {
+                shared.touch(&account, &mut state);
+            }
         }
     }
 }
@@ -88,7 +92,8 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         if !self.holds.is_empty() {
-            self.end(&Real::NOTHING, Now::read());
+            let now = self.limits.now();
+            self.end(&Real::NOTHING, now);
         }
     }
 }

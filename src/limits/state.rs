@@ -209,7 +209,7 @@ impl Limits {
     }
 
     /// All accounts; the map is not locked while they are looked at.
-    fn all(&self) -> Vec<Arc<Account>> {
+    pub(super) fn all(&self) -> Vec<Arc<Account>> {
         self.accounts.iter().map(|entry| Arc::clone(entry.value())).collect()
     }
 }
@@ -222,6 +222,12 @@ impl State {
             let minute = meter.every().is_none() && counter.every == "minute";
             if counter.kind == meter.kind.as_str() && (minute || counter.every == every) {
                 let age = now.unix_ms.saturating_sub(counter.start_ms);
+                if meter.kind == Kind::Budget && !counter.gateway.is_empty() {
+                    let micro = counter.used / meter.kind.scale();
+                    let micro = i64::try_from(micro).unwrap_or(i64::MAX);
+                    let (start, end) = (counter.start_ms, counter.end_ms);
+                    self.seeds.push((counter.gateway.clone(), start, end, micro));
+                }
                 meter.restore(counter.used, counter.start_ms, age, now);
             }
         }

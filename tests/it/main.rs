@@ -27,6 +27,7 @@ mod reload;
 mod replay;
 mod routing;
 mod secure;
+mod shared_limits;
 mod smuggling;
 mod spool;
 mod store;
