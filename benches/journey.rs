@@ -117,6 +117,7 @@ fn interaction() -> Interaction<'static> {
         created_at: 1_795_392_000_000,
         key_name: "passthrough",
         team: "support",
+        key_tags: &[],
         end_user_hash: None,
         session_id: None,
         tags: &[],
@@ -229,6 +230,7 @@ fn decisions(c: &mut Criterion) {
         name: "passthrough",
         team: "support",
         tags: &[],
+        importance: "normal",
         budget_left_usd: f64::INFINITY,
         budget_used: 0.0,
     };

@@ -24,7 +24,7 @@ set_up() {
   say "Building the load generator and the upstream"
   export GWBENCH_BIN=$bench/release GWBENCH_WORK=$bench/work MEASURE_LOCK=$bench/lock
   CARGO_TARGET_DIR=$bench cargo build --release --locked --quiet --manifest-path "$shared/bench/Cargo.toml"
-  case " $* " in *" weir "*) find_weir release ;; esac
+  case " $* " in *" weir"*) find_weir release ;; esac
   export WEIR_BIN=${weir:-}
   case " $* " in *" litellm "*) set_up_litellm ;; esac
   rm -rf "$GWBENCH_WORK" && mkdir -p "$GWBENCH_WORK"

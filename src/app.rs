@@ -17,6 +17,7 @@ use crate::admin::Figures;
 use crate::admin::PolicyParts;
 use crate::admin::Readiness;
 use crate::cli;
+use crate::config::Auth;
 use crate::config::Config;
 use crate::config::ConfigError;
 use crate::config::Environment;
@@ -33,6 +34,7 @@ use crate::policy::PolicyHandle;
 use crate::policy::Refused;
 use crate::policy::Reloader;
 use crate::policy::Seen;
+use crate::proxy::Access;
 use crate::proxy::Gateway;
 use crate::proxy::LiveStats;
 use crate::proxy::LiveView;
@@ -45,16 +47,23 @@ use crate::simulator::Knobs;
 use crate::simulator::Simulator;
 use crate::store;
 use crate::store::Database;
+use crate::store::Datasets;
+use crate::store::Fingerprinter;
+use crate::store::KeyRing;
 use crate::store::LimitCounters;
 use crate::store::Recorder;
 use crate::store::StoreError;
 use crate::telemetry::log;
 use crate::telemetry::metrics::Metrics;
+use crate::training::dataset;
 use crate::upstream::SetupError;
 use crate::upstream::Upstreams;
 
 /// How often idle connections and dates are looked at.
 const CHORES: Duration = Duration::from_secs(15);
+
+/// Longest wait for the keys at the start.
+const KEYS_FIRST: Duration = Duration::from_secs(3);
 
 /// When providers are first asked for shutdown dates, and how often from then on.
 const SHUTDOWNS_FIRST: Duration = Duration::from_secs(60);
@@ -112,11 +121,14 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
     let policy = Policy::load(&config.policies, &policy_settings)?;
     let metrics = Arc::new(Metrics::new()?);
     begin_with(&policy, &metrics);
+    warn_of_keyless(&config, &policy);
     let upstreams = Arc::new(Upstreams::new(&policy)?);
     let policy = Arc::new(PolicyHandle::new(policy));
     let live = Arc::new(LiveStats::default());
     let database = config.open_store(&environment)?;
     let recorder = start_recorder(&config, &environment, database.as_ref(), &metrics)?;
+    let access = access(&config, &environment, database.as_ref())?;
+    tasks.extend(keep_keys(&access, database.as_ref(), &metrics));
     let (limits, courier) = limits(&config, &metrics)?;
     let counters = keep_limits(&limits, &policy, &metrics, database.as_ref())?;
     let store = database.clone().map(LimitCounters::of);
@@ -129,8 +141,12 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
         Arc::clone(&live),
         Arc::clone(&limits),
         recorder.clone(),
+        access,
         config.limits.body.0,
     );
+    if let Some(database) = &database {
+        tasks.push(("datasets", adopt_builds(database.clone())));
+    }
     let readiness = Arc::new(Readiness::default());
     let ledger = recorder.clone().zip(database);
     let policies = PolicyParts {
@@ -195,6 +211,15 @@ pub fn simulate(arguments: &cli::Simulate) -> Result<(), AppError> {
     })
 }
 
+/// Says which upstreams get no key at all, where callers' keys are not for them.
+fn warn_of_keyless(config: &Config, policy: &Policy) {
+    for upstream in policy.upstreams().filter(|_| config.auth == Auth::Keys) {
+        if upstream.authorization.is_none() {
+            tracing::warn!(upstream = %upstream.name, "the upstream has no `api_key`: with `auth: keys` requests go to it without one");
+        }
+    }
+}
+
 /// What is to be done for each policy that comes into force.
 fn begin_with(policy: &Policy, metrics: &Metrics) {
     metrics.policy_loaded(policy.revision());
@@ -247,6 +272,38 @@ fn start_recorder(
     let recorder = Recorder::start(settings, metrics)
         .map_err(|error| AppError::Other(format!("the spool's threads cannot start: {error}")))?;
     Ok(Some(Arc::new(recorder)))
+}
+
+/// Who gets in. Where nobody does without a virtual key, the keys are read before the start; when
+/// the store is away then, callers are told so until it is back.
+fn access(
+    config: &Config,
+    environment: &Environment,
+    database: Option<&Database>,
+) -> Result<Access, AppError> {
+    let secret = environment.user_secret();
+    let spool = database.map(|_| config.spool.dir.as_path());
+    let requires_key = config.auth == Auth::Keys;
+    let keys = database.map(|_| Arc::new(KeyRing::default()));
+    if let (true, Some(keys), Some(database)) = (requires_key, &keys, database) {
+        let loading = async { tokio::time::timeout(KEYS_FIRST, keys.load(database)).await };
+        let loaded = cli::wait_for(loading)?;
+        if !matches!(loaded, Ok(Ok(()))) {
+            tracing::warn!(
+                "the store is away: no key is known yet, and callers get 503 until it is back"
+            );
+        }
+    }
+    Ok(Access { requires_key, keys, fingerprints: Fingerprinter::new(secret.as_ref(), spool) })
+}
+
+fn keep_keys(
+    access: &Access,
+    database: Option<&Database>,
+    metrics: &Arc<Metrics>,
+) -> Option<(&'static str, Task)> {
+    let (keys, database) = (access.keys.clone()?, database?.clone());
+    Some(("keys", Box::pin(keys.keep_fresh(database, Arc::clone(metrics)))))
 }
 
 /// The limits' counters; shared, and then with who talks to Redis, where there is one.
@@ -357,6 +414,16 @@ fn control_plane(
             tracing::error!(%error, "the control plane stopped");
         }
     }))
+}
+
+/// Goes on with datasets whose build was cut off.
+fn adopt_builds(database: Database) -> Task {
+    Box::pin(async move {
+        match Datasets::of(&database) {
+            Ok(datasets) => dataset::adopt_abandoned(datasets).await,
+            Err(error) => tracing::error!(%error, "datasets cannot be built"),
+        }
+    })
 }
 
 /// How the models are doing, for `POST /api/route/explain`: what live routing sees.

@@ -407,10 +407,10 @@ impl Config {
 
     fn check(&self, environment: &Environment) -> Result<(), ConfigError> {
         let fail = |message: &str| Err(ConfigError(message.to_owned()));
-        if self.auth == Auth::Keys {
+        if self.auth == Auth::Keys && self.database()?.is_none() {
             return fail(
-                "`auth: keys` cannot be used yet: this version has no virtual keys and would \
-                 refuse every caller; use `auth: passthrough`",
+                "`auth: keys` needs a store, where the keys are, and `store` is off: nobody would \
+                 get in; set `store`, or use `auth: passthrough`",
             );
         }
         if environment.admin_token().is_none() && !self.control.listen.ip().is_loopback() {
@@ -528,7 +528,8 @@ firecrawl: { base_url: https://api.firecrawl.dev, api_key: "${FIRECRAWL_API_KEY}
             ("drain: soon", "write it as"),
             ("limits: { body: 0 }", "more than 0"),
             ("listen: nowhere", "1:9"),
-            ("auth: keys", "passthrough"),
+            ("auth: keys\nstore: \"off\"", "`auth: keys` needs a store"),
+            ("auth: key", "passthrough"),
             ("control: { listen: 0.0.0.0:8081 }", "WEIR_ADMIN_TOKEN"),
             ("store: ${NOT_SET}", "NOT_SET"),
             ("store: mysql://u:secret@h/db", "sqlite:data/weir.db"),

@@ -11,13 +11,14 @@
 //! | [`openai`] | the API as data: request, stream, response, usage, error | | |
 //! | [`metering`] | prices, money, tokens | `openai` | `tiktoken_rs`, `regex_syntax`, `rustc_hash` |
 //! | [`redact`] | secrets and personal data in text | | `aho_corasick` |
-//! | [`policy`] | the policy folder: who gets which model, and why; checks, tests, reload | `openai`, `metering` | `arc_swap`, `cel`, `notify`, `regex`, `schemars`, `serde_saphyr` |
+//! | [`policy`] | the policy folder: who gets which model, and why; checks, tests, reload | `openai`, `metering` | `cel`, `notify`, `regex`, `schemars`, `serde_saphyr` |
 //! | [`telemetry`] | every metric series, the log | `openai`, `metering` | `prometheus`, `tracing_subscriber` |
 //! | [`upstream`] | the way to a provider: connections, TLS, gates, retry budget | `openai`, `policy`, `telemetry` | `tokio_rustls`, `rustls_native_certs` |
-//! | [`store`] | whatever outlives the process: spool, database, ledger, objects | `openai`, `metering`, `telemetry`, `redact` | `sqlx`, `crc32fast`, `object_store` |
+//! | [`store`] | whatever outlives the process: spool, database, ledger, objects | `openai`, `metering`, `telemetry`, `redact` | `sqlx`, `crc32fast`, `object_store`, `subtle` |
 //! | [`limits`] | who may use how much: counters, reservations, leases from Redis | `metering`, `policy`, `telemetry`, `store` | `redis` |
 //! | [`proxy`] | the data plane: the journey of one request | `openai`, `metering`, `policy`, `redact`, `telemetry`, `upstream`, `store`, `limits` | |
-//! | [`admin`] | the control plane's routes | `openai`, `metering`, `policy`, `redact`, `telemetry`, `store`, `limits` | `tar`, `utoipa`, `utoipa_axum` |
+//! | [`training`] | from captured calls to training data | `openai`, `metering`, `redact`, `store`, `telemetry` | `unicode_normalization`, `whatlang` |
+//! | [`admin`] | the control plane's routes | `openai`, `metering`, `policy`, `redact`, `telemetry`, `store`, `limits`, `training` | `tar`, `utoipa`, `utoipa_axum` |
 //! | [`hooks`] | webhooks out | `policy`, `telemetry`, `upstream` | |
 //! | [`simulator`] | the stand-in for OpenAI | `openai` | |
 //! | [`server`] | listeners, sessions, drain | `openai`, `telemetry`, `upstream`, `proxy`, `admin` | `pingora`, `async_trait` |
@@ -39,4 +40,5 @@ pub mod server;
 pub mod simulator;
 pub mod store;
 pub mod telemetry;
+pub mod training;
 pub mod upstream;

@@ -1,8 +1,10 @@
 //! The control plane: health, metrics, policies, spend, the description of its own routes.
 
+mod datasets;
 mod feedback;
 mod in_force;
 mod interactions;
+mod keys;
 mod limits;
 mod models;
 mod policies;
@@ -153,6 +155,8 @@ pub fn router(
         .merge(limits::router())
         .merge(policies::router())
         .merge(replay::router())
+        .merge(datasets::router())
+        .merge(keys::router())
         .split_for_parts();
     router
         .route("/openapi.json", axum::routing::get(move || async move { Json(description) }))

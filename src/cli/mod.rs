@@ -1,8 +1,10 @@
 //! The command line.
 
 mod cost;
+mod dataset;
 mod erase;
 mod interactions;
+mod key;
 mod migrate;
 mod models;
 mod policy;
@@ -40,10 +42,14 @@ enum Command {
     Simulate(Simulate),
     /// Looks at the policy folder: checks it, runs its tests, explains its decisions.
     Policy(policy::Policy),
+    /// Makes, lists, renews and revokes virtual keys.
+    Key(key::Keys),
     /// Shows what calls cost, from the store.
     Spend(spend::Spend),
     /// Shows what was captured of calls, from the store.
     Interactions(interactions::Shown),
+    /// Makes training data of what was captured.
+    Dataset(dataset::Dataset),
     /// Brings the store's schema up to date; `serve` does it too.
     Migrate(migrate::Migrate),
     /// Counts a request's or a text's tokens, and what it costs to send them.
@@ -89,8 +95,10 @@ pub fn run() -> ExitCode {
         Command::Serve(arguments) => app::serve(&arguments, json),
         Command::Simulate(arguments) => app::simulate(&arguments),
         Command::Policy(arguments) => policy::run(arguments, json),
+        Command::Key(arguments) => key::run(&arguments, json),
         Command::Spend(arguments) => spend::run(&arguments, json),
         Command::Interactions(arguments) => interactions::run(&arguments, json),
+        Command::Dataset(arguments) => dataset::run(&arguments, json),
         Command::Migrate(arguments) => migrate::run(&arguments, json),
         Command::Tokens(arguments) => tokens::run(&arguments, json),
         Command::Models(arguments) => models::run(&arguments, json),

@@ -21,6 +21,8 @@ const WRITE: Duration = Duration::from_secs(1);
 const SWEEP: u32 = 5;
 /// Subjects of a limit that have a series of their own.
 const MOST_SERIES: usize = 100;
+/// How the names of callers with keys of their own begin.
+const FINGERPRINT: &str = "fp_";
 /// What the others are called.
 const OTHER: &str = "other";
 
@@ -119,7 +121,9 @@ fn series(mut budgets: Vec<(Arc<Limit>, String, Usd)>) -> BTreeMap<(Arc<str>, St
     for (limit, subject, left) in budgets {
         let count = counts.entry(Arc::clone(&limit.name)).or_default();
         *count += 1;
-        let bounded = matches!(limit.per, Per::Key | Per::Team | Per::Global);
+        // Callers with keys of their own are told by fingerprints: nobody knows how many there are.
+        let bounded = matches!(limit.per, Per::Key | Per::Team | Per::Global)
+            && !subject.starts_with(FINGERPRINT);
         let subject = if bounded && *count <= MOST_SERIES { subject } else { OTHER.to_owned() };
         // The first one is the tightest.
         series.entry((Arc::clone(&limit.name), subject)).or_insert(left);

@@ -1,38 +1,83 @@
 //! A request's JSON, borrowed: objects, arrays and texts are looked into only when asked for.
 
 use std::borrow::Cow;
-use std::fmt;
 
-use serde::Deserialize;
-use serde::Deserializer;
-use serde::de::DeserializeSeed;
-use serde::de::MapAccess;
-use serde::de::SeqAccess;
-use serde::de::Visitor;
-use serde_json::value::RawValue;
-
+use crate::openai::scan;
+use crate::openai::scan::Member;
+use crate::openai::scan::Span;
 use crate::openai::unescape::unescape_text;
 
+/// The JSON text of one value, without the whitespace around it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Raw<'a>(&'a str);
+
+impl<'a> Raw<'a> {
+    /// A value as it is written.
+    pub(super) fn new(text: &'a str) -> Self {
+        Self(text.trim_ascii())
+    }
+
+    /// The text.
+    pub(super) fn get(self) -> &'a str {
+        self.0
+    }
+
+    /// What a JSON string says, with U+FFFD for lone surrogates; None for any other value.
+    pub(super) fn text(self) -> Option<Cow<'a, str>> {
+        let inner = self.0.strip_prefix('"')?.strip_suffix('"')?;
+        Some(unescape_text(inner.as_bytes()))
+    }
+
+    /// Whether it is a string.
+    pub(super) fn is_text(&self) -> bool {
+        self.0.starts_with('"')
+    }
+
+    /// Whether it is an array.
+    pub(super) fn is_array(&self) -> bool {
+        self.0.starts_with('[')
+    }
+
+    fn part(self, span: Span) -> Self {
+        // Values and names begin and end with ASCII.
+        Self(self.0.get(span.start..span.end).unwrap_or_default())
+    }
+}
+
 /// The members of an object, in the order written.
-#[derive(Default)]
-pub(super) struct Fields<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+pub(super) struct Fields<'a> {
+    raw: Raw<'a>,
+    members: Vec<Member>,
+}
 
 impl<'a> Fields<'a> {
+    /// No members.
+    pub(super) const NONE: Self = Self { raw: Raw("{}"), members: Vec::new() };
+
     /// Reads an object; None for anything else.
-    pub(super) fn of(raw: &'a RawValue) -> Option<Self> {
-        serde_json::from_str(raw.get()).ok()
+    pub(super) fn of(raw: Raw<'a>) -> Option<Self> {
+        let members = scan::object(raw.get())?;
+        Some(Self { raw, members })
     }
 
     /// The value of a name; of a name that is there twice, the last, as other readers have it. A
     /// `null` is no value.
-    pub(super) fn get(&self, name: &str) -> Option<&'a RawValue> {
-        let (_, value) = self.0.iter().rev().find(|(known, _)| known == name)?;
-        (value.get() != "null").then_some(*value)
+    pub(super) fn get(&self, name: &str) -> Option<Raw<'a>> {
+        let is_it = |member: &&Member| match member.escaped {
+            false => self.raw.part(member.name).get() == name,
+            true => self.name(member) == name,
+        };
+        let value = self.raw.part(self.members.iter().rev().find(is_it)?.value);
+        (value.get() != "null").then_some(value)
+    }
+
+    fn name(&self, member: &Member) -> Cow<'a, str> {
+        unescape_text(self.raw.part(member.name).get().as_bytes())
     }
 
     /// A text by its name.
     pub(super) fn text(&self, name: &str) -> Option<Cow<'a, str>> {
-        text(self.get(name)?)
+        self.get(name)?.text()
     }
 
     /// An object by its name.
@@ -40,119 +85,32 @@ impl<'a> Fields<'a> {
         Self::of(self.get(name)?)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &'a RawValue)> {
-        self.0.iter().map(|(name, value)| (&**name, *value))
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Cow<'a, str>, Raw<'a>)> {
+        self.members.iter().map(|member| (self.name(member), self.raw.part(member.value)))
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.members.is_empty()
     }
-}
-
-/// What a JSON string says, with U+FFFD for lone surrogates; None for any other value.
-pub(super) fn text(raw: &RawValue) -> Option<Cow<'_, str>> {
-    let inner = raw.get().strip_prefix('"')?.strip_suffix('"')?;
-    Some(unescape_text(inner.as_bytes()))
-}
-
-pub(super) fn is_text(raw: &RawValue) -> bool {
-    raw.get().starts_with('"')
-}
-
-pub(super) fn is_array(raw: &RawValue) -> bool {
-    raw.get().starts_with('[')
 }
 
 /// Shows each element of an array to `look`; nothing for any other value. No list is built: a
 /// prompt may be millions of token ids.
-pub(super) fn each<'a>(raw: &'a RawValue, look: impl FnMut(&'a RawValue)) {
-    let mut reader = serde_json::Deserializer::from_str(raw.get());
-    // What is not an array has no elements.
-    let _ = Each(look).deserialize(&mut reader);
+pub(super) fn each<'a>(raw: Raw<'a>, mut look: impl FnMut(Raw<'a>)) {
+    scan::each(raw.get(), |element| look(raw.part(element)));
 }
 
-struct Each<F>(F);
-
-impl<'de, F: FnMut(&'de RawValue)> DeserializeSeed<'de> for Each<F> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<(), D::Error> {
-        reader.deserialize_seq(self)
-    }
-}
-
-impl<'de, F: FnMut(&'de RawValue)> Visitor<'de> for Each<F> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an array")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(mut self, mut elements: A) -> Result<(), A::Error> {
-        while let Some(element) = elements.next_element()? {
-            (self.0)(element);
-        }
-        Ok(())
-    }
-}
-
-impl<'de> Deserialize<'de> for Fields<'de> {
-    fn deserialize<D: Deserializer<'de>>(reader: D) -> Result<Self, D::Error> {
-        reader.deserialize_map(FieldsVisitor)
-    }
-}
-
-struct FieldsVisitor;
-
-impl<'de> Visitor<'de> for FieldsVisitor {
-    type Value = Fields<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Fields<'de>, A::Error> {
-        let mut fields = Vec::with_capacity(8);
-        while let Some((Name(name), value)) = members.next_entry()? {
-            fields.push((name, value));
-        }
-        Ok(Fields(fields))
-    }
-}
-
-/// A member's name. Read as bytes: as text, serde_json refuses lone surrogates.
-struct Name<'a>(Cow<'a, str>);
-
-impl<'de> Deserialize<'de> for Name<'de> {
-    fn deserialize<D: Deserializer<'de>>(reader: D) -> Result<Self, D::Error> {
-        reader.deserialize_bytes(NameVisitor)
-    }
-}
-
-struct NameVisitor;
-
-impl<'de> Visitor<'de> for NameVisitor {
-    type Value = Name<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a name")
-    }
-
-    fn visit_borrowed_bytes<E>(self, name: &'de [u8]) -> Result<Name<'de>, E> {
-        Ok(Name(String::from_utf8_lossy(name)))
-    }
-
-    fn visit_bytes<E>(self, name: &[u8]) -> Result<Name<'de>, E> {
-        Ok(Name(Cow::Owned(String::from_utf8_lossy(name).into_owned())))
-    }
+/// Shows each element of an array that is an object.
+pub(super) fn each_object<'a>(raw: Raw<'a>, mut look: impl FnMut(Fields<'a>)) {
+    scan::each_object(raw.get(), |members| look(Fields { raw, members }));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn raw(text: &str) -> &RawValue {
-        serde_json::from_str(text).unwrap()
+    fn raw(text: &str) -> Raw<'_> {
+        Raw::new(text)
     }
 
     #[test]
@@ -183,5 +141,13 @@ mod tests {
         each(raw("\"[]\""), |_| seen += 1);
         each(raw("[1,[2,3],{}]"), |_| seen += 1);
         assert_eq!(seen, 3);
+        let mut names = Vec::new();
+        each_object(
+            raw(r#" [ 1 , {"a":{"b":[]}} ,[{"c":1}], { "d" : 2 , "e":3 } , {"f":"#),
+            |fields| {
+                names.extend(fields.iter().map(|(name, value)| format!("{name}={}", value.get())));
+            },
+        );
+        assert_eq!(names, [r#"a={"b":[]}"#, "d=2", "e=3"]);
     }
 }

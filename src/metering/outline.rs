@@ -4,18 +4,15 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use serde_json::value::RawValue;
-
 use crate::metering::cache;
 use crate::metering::cache::Key;
 use crate::metering::family::Family;
 use crate::metering::images;
 use crate::metering::images::Size;
 use crate::metering::json::Fields;
+use crate::metering::json::Raw;
 use crate::metering::json::each;
-use crate::metering::json::is_array;
-use crate::metering::json::is_text;
-use crate::metering::json::text;
+use crate::metering::json::each_object;
 use crate::metering::parts::Flag;
 use crate::metering::parts::Flags;
 use crate::metering::parts::Part;
@@ -60,28 +57,28 @@ pub(super) struct Leaf<'a> {
 /// A text that has to be put together first.
 pub(super) enum Words<'a> {
     /// A JSON string.
-    One(&'a RawValue),
+    One(Raw<'a>),
     /// JSON strings that become one text.
-    Several(Vec<&'a RawValue>),
+    Several(Vec<Raw<'a>>),
     /// A name behind a role.
-    Named(&'a RawValue),
+    Named(Raw<'a>),
     /// A list of tools, rendered for the model.
-    Tools(&'a RawValue),
+    Tools(Raw<'a>),
     /// A schema, rendered for the model.
-    Schema(&'a RawValue),
+    Schema(Raw<'a>),
 }
 
 impl<'a> Words<'a> {
     /// The text.
     pub(super) fn text(&self) -> Cow<'a, str> {
         match self {
-            Self::One(raw) => text(raw).unwrap_or_default(),
+            Self::One(raw) => raw.text().unwrap_or_default(),
             Self::Several(raws) => {
-                raws.iter().filter_map(|raw| text(raw)).collect::<String>().into()
+                raws.iter().filter_map(|raw| raw.text()).collect::<String>().into()
             }
-            Self::Named(raw) => format!(":{}", text(raw).unwrap_or_default()).into(),
-            Self::Tools(raw) => tools::render(raw).unwrap_or_default().into(),
-            Self::Schema(raw) => tools::schema(raw).into(),
+            Self::Named(raw) => format!(":{}", raw.text().unwrap_or_default()).into(),
+            Self::Tools(raw) => tools::render(*raw).unwrap_or_default().into(),
+            Self::Schema(raw) => tools::schema(*raw).into(),
         }
     }
 
@@ -91,7 +88,7 @@ impl<'a> Words<'a> {
     }
 
     /// The JSON that it is made of.
-    pub(super) fn raws(&self) -> &[&'a RawValue] {
+    pub(super) fn raws(&self) -> &[Raw<'a>] {
         match self {
             Self::One(raw) | Self::Named(raw) | Self::Tools(raw) | Self::Schema(raw) => {
                 std::slice::from_ref(raw)
@@ -120,7 +117,7 @@ struct Walk<'a> {
     family: Family,
     out: Outline<'a>,
     /// Names of the functions called so far, by call id: their results repeat them.
-    called: HashMap<Cow<'a, str>, &'a RawValue>,
+    called: HashMap<Cow<'a, str>, Raw<'a>>,
     /// Whether a message of the one who set the model up was seen.
     has_system: bool,
 }
@@ -133,7 +130,8 @@ impl<'a> Outline<'a> {
         if !family.known {
             out.flags.raise(Flag::UnknownModel);
         }
-        let Some(body) = serde_json::from_slice(body).ok().and_then(Fields::of) else { return out };
+        let body = std::str::from_utf8(body).ok();
+        let Some(body) = body.and_then(|body| Fields::of(Raw::new(body))) else { return out };
         let called = HashMap::new();
         let mut walk = Walk { family, out, called, has_system: false };
         walk.body(&body);
@@ -185,19 +183,15 @@ impl<'a> Walk<'a> {
     }
 
     /// A JSON string's text; nothing for any other value.
-    fn string(&mut self, raw: Option<&'a RawValue>) {
-        if let Some(raw) = raw.filter(|raw| is_text(raw) && raw.get() != "\"\"") {
+    fn string(&mut self, raw: Option<Raw<'a>>) {
+        if let Some(raw) = raw.filter(|raw| raw.is_text() && raw.get() != "\"\"") {
             self.leaf(Part::Messages, Words::One(raw));
         }
     }
 
-    fn chat(&mut self, messages: &'a RawValue, body: &Fields<'a>) {
+    fn chat(&mut self, messages: Raw<'a>, body: &Fields<'a>) {
         self.fix(self.family.priming);
-        each(messages, |message| {
-            if let Some(message) = Fields::of(message) {
-                self.message(&message);
-            }
-        });
+        each_object(messages, |message| self.message(&message));
         let frame = match (self.family.gpt_5, self.has_system) {
             (true, _) => 90,
             (false, true) => 5,
@@ -227,7 +221,7 @@ impl<'a> Walk<'a> {
             let name = self.called(message.text("tool_call_id"));
             return self.string(name.or_else(|| message.get("name")));
         }
-        let name = message.get("name").filter(|raw| is_text(raw));
+        let name = message.get("name").filter(Raw::is_text);
         if let Some(name) = name.filter(|_| self.family.name_replaces_role) {
             return self.string(Some(name));
         }
@@ -248,8 +242,7 @@ impl<'a> Walk<'a> {
     fn calls(&mut self, message: &Fields<'a>) {
         let Some(calls) = message.get("tool_calls") else { return };
         let mut count = 0;
-        each(calls, |call| {
-            let Some(call) = Fields::of(call) else { return };
+        each_object(calls, |call| {
             let Some(function) = call.object("function").or_else(|| call.object("custom")) else {
                 return;
             };
@@ -266,7 +259,7 @@ impl<'a> Walk<'a> {
 
     /// The name and the arguments of a call.
     fn call(&mut self, id: Option<Cow<'a, str>>, function: &Fields<'a>) {
-        let name = function.get("name").filter(|raw| is_text(raw));
+        let name = function.get("name").filter(Raw::is_text);
         self.string(name);
         self.string(function.get("arguments").or_else(|| function.get("input")));
         if let (Some(id), Some(name)) = (id, name) {
@@ -275,38 +268,34 @@ impl<'a> Walk<'a> {
     }
 
     /// The name of the function that a result is for.
-    fn called(&self, id: Option<Cow<'a, str>>) -> Option<&'a RawValue> {
+    fn called(&self, id: Option<Cow<'a, str>>) -> Option<Raw<'a>> {
         self.called.get(&id?).copied()
     }
 
     /// The text parts of one message are one text.
-    fn content(&mut self, raw: Option<&'a RawValue>) {
+    fn content(&mut self, raw: Option<Raw<'a>>) {
         let Some(raw) = raw else { return };
-        if !is_array(raw) {
+        if !raw.is_array() {
             return self.string(Some(raw));
         }
         let mut texts = Vec::new();
-        each(raw, |part| {
-            if let Some(part) = Fields::of(part) {
-                texts.extend(self.content_part(&part));
-            }
-        });
+        each_object(raw, |part| texts.extend(self.content_part(&part)));
         match texts.as_slice() {
             [] => {}
-            [one] => self.string(Some(one)),
+            [one] => self.string(Some(*one)),
             _ => self.leaf(Part::Messages, Words::Several(texts)),
         }
     }
 
     /// The text of a part, if it is one; anything else is counted or flagged.
-    fn content_part(&mut self, part: &Fields<'a>) -> Option<&'a RawValue> {
+    fn content_part(&mut self, part: &Fields<'a>) -> Option<Raw<'a>> {
         match part.text("type").as_deref() {
             Some("image_url" | "input_image") => self.image(part),
             Some("input_audio") => self.flag(Flag::Audio),
             Some("file" | "input_file") => self.flag(Flag::Files),
             kind => {
                 let text = part.get("text").or_else(|| part.get("refusal"));
-                let text = text.filter(|raw| is_text(raw));
+                let text = text.filter(Raw::is_text);
                 if text.is_none() && kind.is_some() {
                     self.flag(Flag::UnknownItems);
                 }
@@ -335,20 +324,16 @@ impl<'a> Walk<'a> {
 
     fn response(&mut self, body: &Fields<'a>) {
         self.fix(self.family.priming);
-        if let Some(instructions) = body.get("instructions").filter(|raw| is_text(raw)) {
+        if let Some(instructions) = body.get("instructions").filter(Raw::is_text) {
             self.fix(self.family.message + INSTRUCTIONS_TOKENS);
             self.string(Some(instructions));
         }
         match body.get("input") {
-            Some(input) if is_text(input) => {
+            Some(input) if input.is_text() => {
                 self.fix(self.family.message + 1);
                 self.string(Some(input));
             }
-            Some(input) => each(input, |item| {
-                if let Some(item) = Fields::of(item) {
-                    self.item(&item);
-                }
-            }),
+            Some(input) => each_object(input, |item| self.item(&item)),
             None => {}
         }
         let reasons = self.family.reasons;
@@ -397,8 +382,7 @@ impl<'a> Walk<'a> {
     fn tools(&mut self, body: &Fields<'a>, frame: u64, forced: Option<u64>) -> bool {
         let Some(tools) = body.get("tools").or_else(|| body.get("functions")) else { return false };
         let mut functions = 0_u64;
-        each(tools, |tool| {
-            let Some(tool) = Fields::of(tool) else { return };
+        each_object(tools, |tool| {
             if tool.text("type").is_none_or(|kind| kind == "function") {
                 functions += 1;
             } else {
@@ -420,9 +404,7 @@ impl<'a> Walk<'a> {
     fn forced(&mut self, choice: Option<Fields<'a>>, frame: u64) {
         let Some(choice) = choice else { return };
         let nested = choice.object("function");
-        if let Some(name) =
-            nested.as_ref().unwrap_or(&choice).get("name").filter(|raw| is_text(raw))
-        {
+        if let Some(name) = nested.as_ref().unwrap_or(&choice).get("name").filter(Raw::is_text) {
             self.out.fixed.add(Part::Tools, frame);
             self.leaf(Part::Tools, Words::One(name));
         }
@@ -434,14 +416,14 @@ impl<'a> Walk<'a> {
         self.out.fixed.add(Part::Schema, frame);
         self.leaf(Part::Schema, Words::Schema(schema));
         for key in ["name", "description"] {
-            if let Some(named) = format.get(key).filter(|raw| is_text(raw)) {
+            if let Some(named) = format.get(key).filter(Raw::is_text) {
                 self.leaf(Part::Schema, Words::One(named));
             }
         }
     }
 
     /// A prompt or a text to embed: a string, strings, token ids, or lists of token ids.
-    fn plain(&mut self, raw: Option<&'a RawValue>) {
+    fn plain(&mut self, raw: Option<Raw<'a>>) {
         let Some(raw) = raw else { return };
         self.string(Some(raw));
         let mut ids = 0;
@@ -455,7 +437,7 @@ impl<'a> Walk<'a> {
 }
 
 /// Whether `input` is a list of anything but items: texts to embed.
-fn is_list_of_texts(input: Option<&RawValue>) -> bool {
+fn is_list_of_texts(input: Option<Raw<'_>>) -> bool {
     let Some(list) = input.and_then(|input| input.get().strip_prefix('[')) else { return false };
     !matches!(list.trim_start().as_bytes(), [b'{' | b']', ..])
 }

@@ -3,13 +3,10 @@
 
 use std::collections::HashSet;
 
-use serde_json::value::RawValue;
-
 use crate::metering::json::Fields;
+use crate::metering::json::Raw;
 use crate::metering::json::each;
-use crate::metering::json::is_array;
-use crate::metering::json::is_text;
-use crate::metering::json::text;
+use crate::metering::json::each_object;
 
 /// Deepest nesting of a schema that is rendered.
 const DEEPEST: usize = 32;
@@ -19,13 +16,11 @@ const DEEPEST: usize = 32;
 const MOST_REFERRED: usize = 4;
 
 /// Renders the function tools of a request; None when there are none.
-pub(super) fn render(tools: &RawValue) -> Option<String> {
+pub(super) fn render(tools: Raw<'_>) -> Option<String> {
     let mut out = String::from("namespace functions {\n\n");
     let (start, most) = (out.len(), MOST_REFERRED * tools.get().len());
-    each(tools, |tool| {
-        if let Some(tool) = Fields::of(tool) {
-            function(&mut out, &tool, most);
-        }
+    each_object(tools, |tool| {
+        function(&mut out, &tool, most);
     });
     (out.len() > start).then(|| out + "} // namespace functions")
 }
@@ -73,7 +68,7 @@ impl<'a> Definitions<'a> {
         Self(Self::PLACES.map(|place| schema.object(place)))
     }
 
-    fn get(&self, reference: &str) -> Option<&'a RawValue> {
+    fn get(&self, reference: &str) -> Option<Raw<'a>> {
         let (place, name) = reference.strip_prefix("#/")?.split_once('/')?;
         let at = Self::PLACES.iter().position(|known| *known == place)?;
         self.0.get(at)?.as_ref()?.get(name)
@@ -89,14 +84,14 @@ struct Types<'a, 'o> {
 }
 
 impl<'a> Types<'a, '_> {
-    fn kind(&mut self, schema: &'a RawValue, indent: &str, depth: usize) {
+    fn kind(&mut self, schema: Raw<'a>, indent: &str, depth: usize) {
         let schema = if depth > DEEPEST { None } else { Fields::of(schema) };
         let Some(schema) = schema else { return self.out.push_str("any") };
-        if let Some(options) = schema.get("enum").filter(|raw| is_array(raw)) {
+        if let Some(options) = schema.get("enum").filter(Raw::is_array) {
             return self.union(options, |types, option| types.out.push_str(option.get()));
         }
         for several in ["anyOf", "oneOf"] {
-            if let Some(options) = schema.get(several).filter(|raw| is_array(raw)) {
+            if let Some(options) = schema.get(several).filter(Raw::is_array) {
                 return self.union(options, |types, option| types.kind(option, indent, depth + 1));
             }
         }
@@ -105,12 +100,12 @@ impl<'a> Types<'a, '_> {
             return self.kind(referred, indent, depth + 1);
         }
         let Some(name) = schema.get("type") else { return self.out.push_str("any") };
-        if is_array(name) {
+        if name.is_array() {
             return self.union(name, |types, name| {
-                types.out.push_str(plain(&text(name).unwrap_or_default()));
+                types.out.push_str(plain(&name.text().unwrap_or_default()));
             });
         }
-        match text(name).as_deref() {
+        match name.text().as_deref() {
             Some("object") => self.object(&schema, indent, depth),
             Some("array") => {
                 match schema.get("items") {
@@ -123,7 +118,7 @@ impl<'a> Types<'a, '_> {
         }
     }
 
-    fn union(&mut self, options: &'a RawValue, mut option: impl FnMut(&mut Self, &'a RawValue)) {
+    fn union(&mut self, options: Raw<'a>, mut option: impl FnMut(&mut Self, Raw<'a>)) {
         let mut first = true;
         each(options, |raw| {
             if !std::mem::take(&mut first) {
@@ -137,22 +132,22 @@ impl<'a> Types<'a, '_> {
         let Some(fields) = schema.object("properties") else { return self.out.push_str("object") };
         let mut required = HashSet::new();
         if let Some(names) = schema.get("required") {
-            each(names, |name| required.extend(text(name)));
+            each(names, |name| required.extend(name.text()));
         }
         self.out.push_str("{\n");
         for (name, field) in fields.iter() {
-            let shown = Fields::of(field).unwrap_or_default();
+            let shown = Fields::of(field).unwrap_or(Fields::NONE);
             title(self.out, indent, &shown);
             comment(self.out, indent, shown.text("description").as_deref());
-            let colon = if required.contains(name) { ": " } else { "?: " };
-            for part in [indent, name, colon] {
+            let colon = if required.contains(&name) { ": " } else { "?: " };
+            for part in [indent, &name, colon] {
                 self.out.push_str(part);
             }
             self.kind(field, &format!("{indent}    "), depth + 1);
             self.out.push(',');
             if let Some(default) = shown.get("default") {
                 self.out.push_str(" // default: ");
-                self.out.push_str(&text(default).unwrap_or(default.get().into()));
+                self.out.push_str(&default.text().unwrap_or(default.get().into()));
             }
             self.out.push('\n');
         }
@@ -179,20 +174,20 @@ fn title(out: &mut String, indent: &str, field: &Fields<'_>) {
 
 /// A schema as one line of JSON, without `title` and `additionalProperties`, which the model is not
 /// shown.
-pub(super) fn schema(schema: &RawValue) -> String {
+pub(super) fn schema(schema: Raw<'_>) -> String {
     let mut out = String::new();
     line(&mut out, schema, 0);
     out
 }
 
-fn line(out: &mut String, value: &RawValue, depth: usize) {
-    if let Some(text) = text(value) {
+fn line(out: &mut String, value: Raw<'_>, depth: usize) {
+    if let Some(text) = value.text() {
         return quoted(out, &text);
     }
     if depth > DEEPEST {
         return out.push_str(value.get());
     }
-    if is_array(value) {
+    if value.is_array() {
         let mut first = true;
         out.push('[');
         each(value, |element| {
@@ -205,14 +200,16 @@ fn line(out: &mut String, value: &RawValue, depth: usize) {
     }
     let Some(fields) = Fields::of(value) else { return out.push_str(value.get()) };
     // A property may be called `title`: then it is a schema, not a text.
-    let hidden = |name, value| name == "additionalProperties" || name == "title" && is_text(value);
+    let hidden = |name: &str, value: &Raw<'_>| {
+        name == "additionalProperties" || name == "title" && value.is_text()
+    };
     out.push('{');
-    let shown = fields.iter().filter(|(name, value)| !hidden(*name, value));
+    let shown = fields.iter().filter(|(name, value)| !hidden(name, value));
     for (number, (name, value)) in shown.enumerate() {
         if number > 0 {
             out.push(',');
         }
-        quoted(out, name);
+        quoted(out, &name);
         out.push(':');
         line(out, value, depth + 1);
     }
@@ -228,8 +225,8 @@ fn quoted(out: &mut String, text: &str) {
 mod tests {
     use super::*;
 
-    fn raw(text: &str) -> &RawValue {
-        serde_json::from_str(text).unwrap()
+    fn raw(text: &str) -> Raw<'_> {
+        Raw::new(text)
     }
 
     #[test]

@@ -9,7 +9,7 @@ mod fuzzed;
 mod keys;
 pub mod request;
 pub mod response;
-mod scan;
+pub(crate) mod scan;
 pub mod shape;
 mod splice;
 pub mod stream;

@@ -12,9 +12,9 @@ pub(super) const MAX_MEMBERS: usize = 10_000;
 
 /// A half-open range of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Span {
-    pub(super) start: usize,
-    pub(super) end: usize,
+pub(crate) struct Span {
+    pub(crate) start: usize,
+    pub(crate) end: usize,
 }
 
 impl Span {
@@ -31,13 +31,13 @@ impl Span {
 
 /// One `"name": value`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Member {
+pub(crate) struct Member {
     /// What stands between the quotes.
-    pub(super) name: Span,
+    pub(crate) name: Span,
     /// Whether `name` holds escapes.
-    pub(super) escaped: bool,
+    pub(crate) escaped: bool,
     /// The value's JSON text without the whitespace around it.
-    pub(super) value: Span,
+    pub(crate) value: Span,
 }
 
 /// The members of an object, in the order written.
@@ -62,7 +62,7 @@ pub(super) fn members(text: &[u8]) -> Result<Members, Fault> {
 
 /// The same, and in the same pass the members of the one called `inner`, where that is an object.
 pub(super) fn members_with(text: &[u8], inner: &[u8]) -> Result<(Members, Option<Members>), Fault> {
-    let mut scan = Scanner { text, at: 0, high: 0 };
+    let mut scan = Scanner::new(text);
     if text.starts_with(b"\xEF\xBB\xBF") {
         return Err(scan.fault("a byte order mark (BOM) is not allowed"));
     }
@@ -80,14 +80,52 @@ pub(super) fn members_with(text: &[u8], inner: &[u8]) -> Result<(Members, Option
     Ok(members)
 }
 
+/// The members of the object that `text` is, however many; None for anything else. For a part of
+/// a text that is scanned as a whole elsewhere: bytes outside of ASCII are not looked at.
+pub(crate) fn object(text: &str) -> Option<Vec<Member>> {
+    let mut scan = Scanner { most: usize::MAX, ..Scanner::new(text.as_bytes()) };
+    let (members, _) = scan.object(b"").ok()?;
+    scan.next().is_none().then_some(members.list)
+}
+
+/// Shows where each element of an array stands, in the order written, up to the first fault;
+/// nothing for any other value. For parts of a text, as [`object`] is.
+pub(crate) fn each(text: &str, mut look: impl FnMut(Span)) {
+    // What was seen until a fault stays seen.
+    let _ = Scanner::new(text.as_bytes()).array(|scan| {
+        let start = scan.at;
+        scan.value()?;
+        look(Span { start, end: scan.at });
+        Ok(())
+    });
+}
+
+/// Shows the members of each element that is an object, in one pass; otherwise as [`each`].
+pub(crate) fn each_object(text: &str, mut look: impl FnMut(Vec<Member>)) {
+    let mut scan = Scanner { most: usize::MAX, ..Scanner::new(text.as_bytes()) };
+    let _ = scan.array(|scan| {
+        if scan.peek() != Some(b'{') {
+            return scan.value();
+        }
+        look(scan.object(b"")?.0.list);
+        Ok(())
+    });
+}
+
 struct Scanner<'a> {
     text: &'a [u8],
     at: usize,
+    /// Most members of an object that is listed.
+    most: usize,
     /// All bytes of strings OR'ed together, eight lanes wide.
     high: u64,
 }
 
-impl Scanner<'_> {
+impl<'a> Scanner<'a> {
+    fn new(text: &'a [u8]) -> Self {
+        Self { text, at: 0, most: MAX_MEMBERS, high: 0 }
+    }
+
     fn fault(&self, what: &'static str) -> Fault {
         Fault { at: self.at, what }
     }
@@ -123,7 +161,7 @@ impl Scanner<'_> {
             return Ok((members, nested));
         }
         loop {
-            if members.list.len() == MAX_MEMBERS {
+            if members.list.len() >= self.most {
                 return Err(self.fault("an object of more than 10000 members is not accepted"));
             }
             let (name, escaped) = self.name()?;
@@ -144,6 +182,30 @@ impl Scanner<'_> {
         }
         self.at += 1;
         Ok((members, nested))
+    }
+
+    /// An array, whose elements `element` takes; it stands at the first byte of each.
+    fn array(
+        &mut self,
+        mut element: impl FnMut(&mut Self) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        if !self.take(b'[') {
+            return Err(self.fault("expected a JSON array"));
+        }
+        if self.take(b']') {
+            return Ok(());
+        }
+        loop {
+            self.next();
+            element(self)?;
+            match self.next() {
+                Some(b',') => self.at += 1,
+                Some(b']') => break,
+                _ => return Err(self.fault("expected `,` or `]`")),
+            }
+        }
+        self.at += 1;
+        Ok(())
     }
 
     /// A member's name and its colon.

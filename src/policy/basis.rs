@@ -90,6 +90,9 @@ pub struct Basis {
     /// Headers that rules name, and the importance.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
+    /// The key's tags.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub key_tags: Vec<String>,
     /// What was known of the prompt's tokens.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub least_tokens: Option<u64>,
@@ -144,6 +147,7 @@ impl Basis {
             json_schema,
             shape_in_body,
             headers: headers(policy, facts),
+            key_tags: facts.key.tags.to_vec(),
             least_tokens: Some(least).filter(|least| *least > Told::NOTHING.least),
             most_tokens: Some(most).filter(|most| *most < Told::NOTHING.most),
             user: if policy.sticks_to_users() { facts.user_digest() } else { String::new() },
@@ -190,7 +194,13 @@ fn fields(policy: &Policy, facts: &Facts<'_>) -> Map<String, Value> {
 
 fn headers(policy: &Policy, facts: &Facts<'_>) -> BTreeMap<String, String> {
     let named = policy.entries_of("header").chain([IMPORTANCE]);
-    named.filter_map(|name| Some((name.to_owned(), facts.header(name)?.to_owned()))).collect()
+    let named = named.filter_map(|name| Some((name.to_owned(), facts.header(name)?.to_owned())));
+    let mut headers: BTreeMap<_, _> = named.collect();
+    // The key's word, as if the client had said it.
+    if facts.importance() != "normal" {
+        headers.entry(IMPORTANCE.to_owned()).or_insert_with(|| facts.importance().to_owned());
+    }
+    headers
 }
 
 /// The outcomes of conditions that cannot be asked again; of those that were asked.

@@ -50,6 +50,8 @@ pub struct KeyFacts<'a> {
     pub team: &'a str,
     /// Its tags.
     pub tags: &'a [String],
+    /// `importance` of requests that do not say theirs.
+    pub importance: &'static str,
     /// What is left of its tightest budget, in USD; infinite without a budget.
     pub budget_left_usd: f64,
     /// How much of that budget is used, 0 to 1.
@@ -164,12 +166,14 @@ impl<'a> Facts<'a> {
         hex(condition, 8)
     }
 
-    /// `importance`: `low`, `normal` or `high`; whatever else a client writes is `normal`.
+    /// `importance`: `low`, `normal` or `high`; whatever else a client writes is `normal`, and
+    /// where it writes nothing its key decides.
     pub fn importance(&self) -> &'static str {
         match self.header("x-weir-importance") {
             Some("low") => "low",
             Some("high") => "high",
-            _ => "normal",
+            Some(_) => "normal",
+            None => self.key.importance,
         }
     }
 
@@ -239,6 +243,7 @@ pub(super) mod tests {
         name: "passthrough",
         team: "",
         tags: &[],
+        importance: "normal",
         budget_left_usd: f64::INFINITY,
         budget_used: 0.0,
     };

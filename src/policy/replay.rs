@@ -424,7 +424,8 @@ fn decide(policy: &Policy, call: &Recorded) -> Option<Decision> {
     let key = KeyFacts {
         name: &call.key,
         team: &call.team,
-        tags: &[],
+        tags: noted.map_or(&[], |basis| &basis.key_tags),
+        importance: "normal",
         budget_left_usd: noted.and_then(|basis| basis.budget_left_usd).unwrap_or(f64::INFINITY),
         budget_used: noted.and_then(|basis| basis.budget_used).unwrap_or(0.0),
     };

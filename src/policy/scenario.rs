@@ -174,6 +174,7 @@ impl AssumedKey {
             name: &self.name,
             team: &self.team,
             tags: &self.tags,
+            importance: "normal",
             budget_left_usd: self.budget_left_usd.unwrap_or(f64::INFINITY),
             budget_used: self.budget_used,
         }

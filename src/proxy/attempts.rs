@@ -26,6 +26,8 @@ use crate::upstream::Outgoing;
 use crate::upstream::Upstreams;
 use crate::upstream::root_cause;
 
+use super::auth;
+use super::auth::Client;
 use super::error;
 
 /// First pause between two tries; doubled each time, and shortened by chance so that clients which
@@ -66,6 +68,7 @@ pub(super) type Try = (Arc<Target>, &'static str);
 
 /// The way along a route's targets.
 struct Walk<'a> {
+    client: &'a Client,
     route: &'a Route,
     /// 0 is the first choice, 1 the first fallback.
     at: usize,
@@ -80,12 +83,12 @@ struct Walk<'a> {
 pub(super) async fn first_answer(
     upstreams: &Upstreams,
     metrics: &Metrics,
-    route: &Route,
+    (client, route): (&Client, &Route),
     outgoing: impl Fn(&Target) -> Outgoing,
     since: Instant,
 ) -> Tried {
     let begun = Instant::now();
-    let mut walk = Walk::begin(route, upstreams);
+    let mut walk = Walk::begin(client, route, upstreams);
     let work = tries(upstreams, metrics, &mut walk, outgoing);
     let answer = match route.rule.deadline {
         None => work.await,
@@ -118,7 +121,7 @@ async fn tries(
         let pause = judge(upstreams, &target, &result);
         let wait = match walk.next(&result, pause, upstreams) {
             Some(wait) if !last && upstreams.budget.take() => wait,
-            _ => return finish(&target, result),
+            _ => return finish(walk.client, &target, result),
         };
         tracing::debug!(upstream = %target.upstream.name, model = %target.model, outcome = outcome(&result), wait_ms = wait.as_millis(), "retry");
         if let Ok(answer) = result {
@@ -149,8 +152,8 @@ fn judge(
 
 impl<'a> Walk<'a> {
     /// Begins at the first target whose gate is open; at the first of all where none is.
-    fn begin(route: &'a Route, upstreams: &Upstreams) -> Self {
-        let mut walk = Self { route, at: 0, attempts: 0, tries: Vec::new(), here: 0 };
+    fn begin(client: &'a Client, route: &'a Route, upstreams: &Upstreams) -> Self {
+        let mut walk = Self { client, route, at: 0, attempts: 0, tries: Vec::new(), here: 0 };
         if !route.fallback.is_empty() && !is_open(upstreams, &route.target) {
             walk.at = walk.open_after(0, upstreams).unwrap_or(0);
         }
@@ -190,7 +193,10 @@ impl<'a> Walk<'a> {
         let (here, elsewhere) = match result {
             Ok(answer) if retryable(answer.head.status) => (true, true),
             // The gateway's own key: the same target refuses it again.
-            Ok(answer) => (false, refuses_own_key(self.target(), answer)),
+            Ok(answer) => (false, {
+                let upstream = &self.target().upstream;
+                auth::refuses_own_key(self.client, upstream, answer.head.status)
+            }),
             Err(Failure::Full { .. }) => (false, true),
             Err(failure) => (worth_retrying(failure), worth_retrying(failure)),
         };
@@ -211,10 +217,6 @@ impl<'a> Walk<'a> {
 
 fn is_open(upstreams: &Upstreams, target: &Target) -> bool {
     upstreams.gates.lets_in(&target.upstream.name, &target.upstream_model)
-}
-
-fn refuses_own_key(target: &Target, answer: &Answer) -> bool {
-    answer.head.status == StatusCode::UNAUTHORIZED && target.upstream.authorization.is_some()
 }
 
 async fn attempt(
@@ -301,13 +303,13 @@ fn outcome(result: &Result<Answer, Failure>) -> &'static str {
     }
 }
 
-fn finish(target: &Target, result: Result<Answer, Failure>) -> Result<Answer, ApiError> {
+fn finish(
+    client: &Client,
+    target: &Target,
+    result: Result<Answer, Failure>,
+) -> Result<Answer, ApiError> {
     let answer = result.map_err(|failure| error::of_failure(&failure))?;
-    // A caller must not be told that its key is wrong when it is the gateway's.
-    if refuses_own_key(target, &answer) {
-        tracing::error!(upstream = %target.upstream.name, "the upstream refuses the gateway's own key; renew its api_key");
-        return Err(error::upstream_credentials(&target.upstream.name));
-    }
+    auth::check_answer(client, &target.upstream, answer.head.status)?;
     Ok(answer)
 }
 

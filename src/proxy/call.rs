@@ -23,10 +23,13 @@ use crate::policy::CaptureMode;
 use crate::policy::Policy;
 use crate::policy::Route;
 use crate::policy::Target;
+use crate::policy::Upstream;
 use crate::store::Recorder;
 use crate::telemetry::metrics::Metrics;
 
+use super::auth;
 use super::auth::Client;
+use super::auth::Outside;
 use super::capture::CAPTURE;
 use super::error;
 use super::live::LiveStats;
@@ -67,7 +70,7 @@ impl Call {
             id: Uuid::now_v7(),
             started: Instant::now(),
             policy,
-            client: Client { key: "none", team: "" },
+            client: Client::None,
             notes: recorder.map(|_| Notes::of(&head.headers)).unwrap_or_default(),
             user: None,
             method: head.method.clone(),
@@ -164,6 +167,19 @@ impl Call {
         }
         self.answer_with(error.status, response.headers_mut());
         response
+    }
+
+    /// Notes that the caller was not let in: counted and logged, and nothing of it goes to the
+    /// store, however many such callers there are.
+    pub(super) fn turn_away(&mut self, outside: Outside) -> ApiError {
+        self.recorded = true;
+        self.capture = self.capture.at_most(CaptureMode::Off);
+        outside.refuse(&self.metrics)
+    }
+
+    /// Refuses a caller without a key at an upstream for which the gateway has none, either.
+    pub(super) fn check_key(&mut self, upstream: &Upstream) -> Result<(), ApiError> {
+        auth::check_key(&self.client, upstream).map_err(|outside| self.turn_away(outside))
     }
 
     /// Notes the answer's status and writes the gateway's headers to it.

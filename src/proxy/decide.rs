@@ -31,6 +31,7 @@ use crate::policy::Trace;
 use crate::telemetry::metrics::Metrics;
 
 use super::Gateway;
+use super::auth::Client;
 use super::call::Call;
 use super::capture;
 use super::error;
@@ -69,7 +70,7 @@ pub(super) async fn decide(
         && let Some(capture) = call.policy.captures_all()
         && let Some(route) = call.policy.unconditional(asked.view.model()).filter(|_| !explains)
     {
-        call.capture = capture.at_most(capture::allowed(asked.headers));
+        call.capture = capture.at_most(capture::allowed(asked.headers, &call.client));
         return Ok(Decision { route, claims: Vec::new(), outlook: None });
     }
     let mut decision = choose(gateway, asked, call, None);
@@ -90,7 +91,7 @@ pub(super) async fn decide(
 /// What is kept of a call whose body is not read, or not yet: figures at most, by what its head
 /// tells.
 pub(super) fn capture_of_head(gateway: &Gateway, headers: &HeaderMap, call: &Call) -> Capture {
-    let least = Capture::metadata().at_most(capture::allowed(headers));
+    let least = Capture::metadata().at_most(capture::allowed(headers, &call.client));
     if call.policy.captures_all().is_some() {
         return least;
     }
@@ -115,17 +116,18 @@ fn by_head<T>(
     let view = RequestView::parse_model_optional(NOTHING).ok()?;
     let live = LiveView::new(&gateway.live, &gateway.upstreams, &call.policy);
     let prompt = LazyPrompt::new(call.policy.encoding_of(""), "", NOTHING);
-    let key = key_of(call);
+    let key = key_of(&call.client);
     let mut facts = Facts::new(call.endpoint, (&view, NOTHING), prompt, headers, key, &live);
     facts.unix_s = call.id.get_timestamp().map_or(0, |time| time.to_unix().0);
     Some(ask(&facts))
 }
 
-fn key_of(call: &Call) -> KeyFacts<'static> {
+fn key_of(client: &Client) -> KeyFacts<'_> {
     KeyFacts {
-        name: call.client.key,
-        team: call.client.team,
-        tags: &[],
+        name: client.key(),
+        team: client.team(),
+        tags: client.tags(),
+        importance: client.importance(),
         budget_left_usd: f64::INFINITY,
         budget_used: 0.0,
     }
@@ -158,7 +160,8 @@ fn choose(
     if let Some(tokens) = tokens {
         prompt.supply(tokens);
     }
-    let key = key_of(call);
+    let client = call.client.clone();
+    let key = key_of(&client);
     let request = (asked.view, &asked.body[..]);
     let mut facts = Facts::new(call.endpoint, request, prompt, asked.headers, key, &noted);
     facts.unix_s = call.id.get_timestamp().map_or(0, |time| time.to_unix().0);
@@ -181,7 +184,9 @@ fn choose(
     // Also of a call that is refused: its record must not say more than the policy wants.
     if decision != Err(Stop::NeedsExact) {
         match policy.capture(&facts) {
-            Ok(capture) => call.capture = capture.at_most(capture::allowed(asked.headers)),
+            Ok(capture) => {
+                call.capture = capture.at_most(capture::allowed(asked.headers, &client));
+            }
             Err(_) => decision = Err(Stop::NeedsExact),
         }
     }

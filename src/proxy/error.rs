@@ -28,6 +28,41 @@ pub(super) fn no_key() -> ApiError {
     )
 }
 
+/// The same for every key that opens nothing: who guesses learns nothing.
+pub(super) fn wrong_key() -> ApiError {
+    ApiError::new(
+        401,
+        INVALID,
+        "invalid_api_key",
+        "Incorrect API key provided: this gateway does not know it, or it was revoked or has \
+         expired. Check it for typos, or ask the gateway's operator for another one.",
+    )
+}
+
+pub(super) fn keys_not_loaded() -> ApiError {
+    let message = "The gateway cannot read its keys yet. Try again later.";
+    ApiError::new(503, "api_error", "server_overloaded", message)
+}
+
+pub(super) fn model_not_allowed(model: &str) -> ApiError {
+    let model: String = model.chars().take(100).collect();
+    let message = format!(
+        "This API key may not use the model `{model}`. Ask for another model, or the gateway's \
+         operator for another key."
+    );
+    ApiError::new(403, INVALID, "model_not_allowed", message).param("model")
+}
+
+/// A key that some models are not for, where nothing says which model is wanted.
+pub(super) fn model_not_told(path: &str) -> ApiError {
+    let path: String = path.chars().take(100).collect();
+    let message = format!(
+        "This API key may use certain models only, and this request to {path} does not say, or not \
+         clearly, which one it wants. Name one `model`."
+    );
+    ApiError::new(403, INVALID, "model_not_allowed", message).param("model")
+}
+
 pub(super) fn not_found(path: &str) -> ApiError {
     let message =
         format!("There is nothing at {path}. The OpenAI API is below /v1, such as /v1/models.");
@@ -93,8 +128,8 @@ pub(super) fn upstream_credentials(upstream: &str) -> ApiError {
         "api_error",
         "upstream_credentials",
         format!(
-            "The gateway's own key was refused by `{upstream}`. Nothing is wrong with your \
-             request; the gateway's operator has to renew that key."
+            "The gateway's own key was refused by `{upstream}`, or it has none. Nothing is wrong \
+             with your request; the gateway's operator has to set or renew that key."
         ),
     )
 }

@@ -16,7 +16,6 @@ use crate::upstream::BodyError;
 
 use super::Gateway;
 use super::Reply;
-use super::auth;
 use super::body;
 use super::call::ID;
 use super::error;
@@ -58,11 +57,11 @@ where
         return Err(error::method_not_allowed(&parts.method));
     }
     let policy = gateway.policy.current();
-    let client = auth::authenticate(&parts.method, &parts.headers, policy.default_upstream())?;
+    let client = gateway.authenticate(parts)?;
     let Some(recorder) = &gateway.recorder else { return Err(error::store_off()) };
     let body = body::read(&parts.headers, body, LONGEST).await?;
     let idempotency = parts.headers.get("idempotency-key").map(|key| key.as_bytes());
-    let mut verdict = Verdict::parse(&body, client.key, idempotency).map_err(|wrong| {
+    let mut verdict = Verdict::parse(&body, client.key(), idempotency).map_err(|wrong| {
         ApiError::bad_request("invalid_parameter", wrong.to_string()).param(wrong.name)
     })?;
     recorder.judge(&mut verdict, Kinds { secrets: true, pii: policy.redacts_pii() });

@@ -11,6 +11,7 @@ mod error;
 mod feedback;
 mod head;
 mod live;
+mod models;
 mod notes;
 mod passthrough;
 mod quota;
@@ -47,6 +48,7 @@ use crate::upstream::OutBody;
 use crate::upstream::Outgoing;
 use crate::upstream::Upstreams;
 
+pub use auth::Access;
 pub use live::LiveStats;
 pub use live::LiveView;
 pub use live::today;
@@ -54,6 +56,7 @@ pub use radar::look as look_for_shutdowns;
 pub use relay::Reply;
 
 use attempts::Answer;
+use auth::Outside;
 use call::Call;
 use decide::Asked;
 use decide::capture_of_head;
@@ -70,6 +73,7 @@ pub struct Gateway {
     live: Arc<LiveStats>,
     limits: Arc<Limits>,
     recorder: Option<Arc<Recorder>>,
+    access: Arc<Access>,
     body_limit: u64,
 }
 
@@ -95,9 +99,11 @@ impl Gateway {
         live: Arc<LiveStats>,
         limits: Arc<Limits>,
         recorder: Option<Arc<Recorder>>,
+        access: Access,
         body_limit: u64,
     ) -> Self {
-        Self { policy, upstreams, metrics, live, limits, recorder, body_limit }
+        let access = Arc::new(access);
+        Self { policy, upstreams, metrics, live, limits, recorder, access, body_limit }
     }
 
     /// Answers one request. Whatever becomes of it, dropping its `Call` bills, counts and logs
@@ -113,8 +119,10 @@ impl Gateway {
         }
         let policy = self.policy.current();
         let mut call = Call::begin(&self.metrics, self.recorder.as_ref(), policy, &head);
+        let identified = self.access.identify(&head.method, &head.headers);
+        let outside = identified.map(|client| call.client = client).err();
         call.capture = capture_of_head(self, &head.headers, &call);
-        match self.serve(&mut head, body, &mut call).await {
+        match self.serve(&mut head, body, &mut call, outside).await {
             Ok(Outcome::Answered(answer, observer)) => relay::reply(answer, observer, call).await,
             Ok(Outcome::Tunnel(response)) => response,
             Err(error) => call.refuse(&error),
@@ -126,6 +134,7 @@ impl Gateway {
         head: &mut Parts,
         body: B,
         call: &mut Call,
+        outside: Option<Outside>,
     ) -> Result<Outcome, ApiError>
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
@@ -136,9 +145,12 @@ impl Gateway {
         let Some(path) = head::below_v1(&uri) else {
             return Err(error::not_found(head.uri.path()));
         };
+        if let Some(outside) = outside {
+            return Err(call.turn_away(outside));
+        }
         let default = Arc::clone(call.policy.default_upstream());
         if head::wants_websocket(&head.headers) {
-            call.client = auth::authenticate(&head.method, &head.headers, &default)?;
+            call.check_key(&default)?;
             quota::admit_head(self, head, call).await?;
             return tunnel::open(self, head, path, call).await;
         }
@@ -162,7 +174,7 @@ impl Gateway {
     {
         // Who has no key at all is refused before the body is read.
         let default = Arc::clone(call.policy.default_upstream());
-        call.client = auth::authenticate(&head.method, &head.headers, &default)?;
+        call.check_key(&default)?;
         let raw = body::read(&head.headers, body, self.body_limit).await?;
         // What came before reading is a look at the head: not worth a clock of its own.
         call.reading = call.started.elapsed();
@@ -171,10 +183,12 @@ impl Gateway {
             _ => RequestView::parse(&raw)?,
         };
         let asked = Asked { headers: &head.headers, view: &view, body: &raw };
-        let decision = decide(self, &asked, call).await?;
+        auth::check_asked(&call.client, view.model(), call.policy.knows_model(view.model()))?;
+        let mut decision = decide(self, &asked, call).await?;
+        auth::check_route(&call.client, &mut decision.route)?;
         capture::check(call.capture, self.recorder.as_deref())?;
         let route = quota::admit(self, decision, call).await?;
-        call.client = auth::authenticate(&head.method, &head.headers, &route.target.upstream)?;
+        call.check_key(&route.target.upstream)?;
         call.decided(&view, route.clone(), raw.clone(), &self.live);
 
         let (answer, observer) = match route.rule.on_disconnect {
@@ -213,6 +227,7 @@ impl Gateway {
         route: &Route,
         call: &mut Call,
     ) -> Result<(Answer, Observer), ApiError> {
+        let client = call.client.clone();
         let asks_usage = view.stream()
             && matches!(call.endpoint, Endpoint::ChatCompletions | Endpoint::Completions);
         let set: Vec<_> = route.rule.set.iter().map(|(name, value)| (&**name, &**value)).collect();
@@ -225,11 +240,12 @@ impl Gateway {
             let mut headers = head::for_upstream(&head.headers);
             headers.remove(header::CONTENT_LENGTH);
             head::readable(&mut headers, view.stream());
-            auth::credential(&mut headers, &target.upstream);
+            auth::credential(&mut headers, &client, &target.upstream);
             outgoing(head, path, headers, OutBody::whole(body(target)))
         };
         let (upstreams, metrics) = (&self.upstreams, &self.metrics);
-        let tried = attempts::first_answer(upstreams, metrics, route, outgoing, call.started).await;
+        let asks = (&client, route);
+        let tried = attempts::first_answer(upstreams, metrics, asks, outgoing, call.started).await;
         call.attempts = tried.attempts;
         call.tries = tried.tries;
         call.waited = tried.waited;

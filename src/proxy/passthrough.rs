@@ -34,10 +34,12 @@ use super::Outcome;
 use super::attempts::Answer;
 use super::attempts::is_event_stream;
 use super::auth;
+use super::body;
 use super::body::Paced;
 use super::call::Call;
 use super::error;
 use super::head;
+use super::models;
 use super::outgoing;
 use super::quota;
 use super::relay::Observer;
@@ -59,13 +61,20 @@ where
     B::Error: Into<BodyError>,
 {
     let route = call.policy.passthrough("");
-    call.client = auth::authenticate(&head.method, &head.headers, &route.target.upstream)?;
+    call.check_key(&route.target.upstream)?;
     quota::admit_head(gateway, head, call).await?;
     let mut headers = head::for_upstream(&head.headers);
-    auth::credential(&mut headers, &route.target.upstream);
+    auth::credential(&mut headers, &call.client, &route.target.upstream);
     let copy = Copied::default();
     let body = if body.is_end_stream() {
+        models::check(&call.client, head, b"")?;
         OutBody::whole(Bytes::new())
+    } else if models::is_read(&call.client, head) {
+        let whole = body::read(&head.headers, body, gateway.body_limit).await?;
+        models::check(&call.client, head, &whole)?;
+        copy.push(&whole);
+        headers.remove(header::CONTENT_LENGTH);
+        OutBody::whole(whole)
     } else {
         OutBody::stream(Tee { inner: Paced::new(body), copy: copy.clone() })
     };
@@ -74,6 +83,7 @@ where
     let sent = send(gateway, &route, outgoing(head, path, headers, body), call).await;
     call.waited = since.elapsed();
     let answer = sent.map_err(|failure| error::of_failure(&failure))?;
+    auth::check_answer(&call.client, &route.target.upstream, answer.head.status)?;
     if head.method == Method::POST {
         let route = call.policy.passthrough(&copy.model().unwrap_or_default());
         call.asked = Arc::clone(&route.target.model);

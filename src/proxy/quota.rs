@@ -23,6 +23,7 @@ use crate::policy::Policy;
 use crate::policy::Route;
 
 use super::Gateway;
+use super::auth;
 use super::call::Call;
 use super::call::SHOULD_RETRY;
 use super::decide::Decision;
@@ -71,6 +72,7 @@ pub(super) async fn admit(
             Some(model) => {
                 route.target = call.policy.target(model);
                 route.fallback.clear();
+                auth::check_route(&call.client, &mut route)?;
                 demand = self::demand(&call.policy, outlook.as_ref(), &route);
                 demand.downgraded = true;
             }

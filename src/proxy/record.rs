@@ -217,11 +217,12 @@ impl Record {
             request: self.request.clone(),
             response: self.response.clone(),
             redact: Kinds { secrets: self.capture.redact_secrets, pii: self.capture.redact_pii },
+            may_train: self.client.may_train(),
             conversation: self
                 .notes
                 .session
                 .as_ref()
-                .map(|name| format!("{} {name}", self.client.key)),
+                .map(|name| format!("{} {name}", self.client.key())),
         });
         let tries = self.tries.iter().map(|(target, outcome)| Attempt {
             upstream: &target.upstream.name,
@@ -264,8 +265,9 @@ impl Record {
         Interaction {
             id: self.id,
             created_at,
-            key_name: self.client.key,
-            team: self.client.team,
+            key_name: self.client.key(),
+            team: self.client.team(),
+            key_tags: self.client.tags(),
             end_user_hash: self.user.as_ref(),
             session_id: self.notes.session.as_deref().filter(|_| known),
             tags: if known { &self.notes.tags } else { &[] },
@@ -308,8 +310,8 @@ impl Record {
             response_model: if answered == OTHER { routed_label } else { answered },
             provider: route.map_or("", |route| &route.target.upstream.name),
             error_type: self.error,
-            team: self.client.team,
-            key: self.client.key,
+            team: self.client.team(),
+            key: self.client.label(),
             model: routed_label,
             route: self.rule().map_or("none", |rule| &rule.name),
             status: self.status,

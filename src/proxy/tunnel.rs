@@ -20,6 +20,7 @@ use super::auth;
 use super::call::Call;
 use super::error;
 use super::head;
+use super::models;
 use super::relay::Observer;
 use super::relay::Reply;
 
@@ -34,8 +35,9 @@ pub(super) async fn open(
         return Err(error::bad_head("A WebSocket needs HTTP/1.1 and `Connection: upgrade`."));
     };
     let route = call.policy.passthrough("");
+    models::check_query(&call.client, &head.uri)?;
     let mut headers = head::for_upstream(&head.headers);
-    auth::credential(&mut headers, &route.target.upstream);
+    auth::credential(&mut headers, &call.client, &route.target.upstream);
     headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     let body = OutBody::whole(Bytes::new());
@@ -50,6 +52,7 @@ pub(super) async fn open(
     let outcome = sent.as_ref().map_or_else(crate::upstream::Failure::outcome, |_| "ok");
     gateway.metrics.attempt(&route.target.upstream.name, outcome);
     let mut response = sent.map_err(|failure| error::of_failure(&failure))?;
+    auth::check_answer(&call.client, &route.target.upstream, response.status())?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let (head, body) = response.into_parts();
         let answer = Answer { head, begun: Bytes::new(), rest: Some(body) };

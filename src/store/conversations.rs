@@ -77,6 +77,7 @@ mod tests {
         let mut pair = Pair {
             request: Bytes::from(said.to_owned()),
             response: Bytes::from_static(b"{}"),
+            may_train: true,
             redact: Kinds { secrets: true, pii: true },
             conversation: conversation.map(str::to_owned),
         };
@@ -106,6 +107,7 @@ mod tests {
             let mut pair = Pair {
                 request: Bytes::from_static(said),
                 response: Bytes::from_static(b"\"bob@example.com\""),
+                may_train: true,
                 redact: Kinds { secrets: false, pii: true },
                 conversation: Some("k s".to_owned()),
             };

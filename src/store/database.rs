@@ -69,6 +69,12 @@ const MIGRATIONS: &[Migration] = &[
         postgres: include_str!("migrations/postgres/0003_datasets.sql"),
     },
     Migration {
+        version: 4,
+        name: "keys",
+        sqlite: include_str!("migrations/sqlite/0004_keys.sql"),
+        postgres: include_str!("migrations/postgres/0004_keys.sql"),
+    },
+    Migration {
         version: 5,
         name: "limits",
         sqlite: include_str!("migrations/sqlite/0005_limits.sql"),
@@ -380,11 +386,7 @@ impl Database {
     /// The statement that inserts a verdict: id, time, target, name, value, key, the target where it
     /// is an interaction's id, and its digest. What is said of what was erased is not taken.
     pub(super) fn insert_verdict(&self) -> String {
-        let json = |parameter| match self.engine {
-            Engine::Sqlite => parameter,
-            Engine::Postgres => format!("cast({parameter} as jsonb)"),
-        };
-        let (id, time, value) = (self.id(1), self.instant(2), json("$5".to_owned()));
+        let (id, time, value) = (self.id(1), self.instant(2), self.json(5));
         let interaction = self.id(7);
         format!(
             "insert into feedback (id, created_at, target, name, value, key_name) \
@@ -466,6 +468,14 @@ impl Database {
         }
     }
 
+    /// The JSON that the parameter `$n` says as text.
+    pub(super) fn json(&self, n: usize) -> String {
+        match self.engine {
+            Engine::Sqlite => format!("${n}"),
+            Engine::Postgres => format!("cast(${n} as jsonb)"),
+        }
+    }
+
     /// The point in time that the parameter `$n` says in milliseconds.
     pub(super) fn instant(&self, n: usize) -> String {
         match self.engine {
@@ -480,6 +490,19 @@ impl Database {
             Engine::Sqlite => time.to_owned(),
             Engine::Postgres => format!("cast(extract(epoch from {time}) * 1000 as bigint)"),
         }
+    }
+
+    /// The value of a call's tag that the parameter `$n` names; `true` where its key has a tag of
+    /// that name and the call itself none.
+    pub(super) fn tag_of_row(&self, n: usize) -> String {
+        let on_key = match self.engine {
+            Engine::Sqlite => {
+                format!("exists (select 1 from json_each(key_tags) as t where t.value = ${n})")
+            }
+            // The operator `?`, which would be taken for a parameter.
+            Engine::Postgres => format!("jsonb_exists(key_tags, ${n})"),
+        };
+        format!("coalesce(tags ->> ${n}, case when {on_key} then 'true' end)")
     }
 
     /// The time of a row in UTC, by a format that begins with the year.

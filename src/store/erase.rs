@@ -6,8 +6,6 @@
 use std::fmt::Write as _;
 use std::time::Instant;
 
-use chrono::DateTime;
-use chrono::SecondsFormat;
 use serde::Deserialize;
 use serde::Serialize;
 use sqlx::AnyConnection;
@@ -21,6 +19,7 @@ use super::database::Engine;
 use super::database::StoreError;
 use super::interaction::Kind;
 use super::ledger::BadParameter;
+use super::period::written;
 use super::strip::Dataset;
 use super::strip::Doomed;
 use super::strip::ROWS;
@@ -102,7 +101,7 @@ impl Erasure {
             object: "interaction.erasure".to_owned(),
             id: tombstone.id,
             kind: tombstone.subject.kind.to_owned(),
-            requested_at: time(tombstone.requested_at),
+            requested_at: written(tombstone.requested_at),
             finished_at: None,
             erased: 0,
             bodies: 0,
@@ -200,7 +199,7 @@ impl Work<'_> {
         erasure.add(stripped);
         if rows.len() < ROWS {
             erasure.feedback += self.verdicts(&mut transaction, tombstone).await?;
-            erasure.finished_at = Some(time(self.now));
+            erasure.finished_at = Some(written(self.now));
         }
         self.set_report(&mut transaction, &erasure).await?;
         transaction.commit().await?;
@@ -381,9 +380,4 @@ fn tombstones(rows: &[AnyRow]) -> sqlx::Result<Vec<Tombstone>> {
         found.push(Tombstone { id, subject, requested_at: row.try_get(3)? });
     }
     Ok(found)
-}
-
-fn time(millis: i64) -> String {
-    let time = DateTime::from_timestamp_millis(millis).unwrap_or_default();
-    time.to_rfc3339_opts(SecondsFormat::Millis, true)
 }

@@ -27,6 +27,9 @@ pub struct Interaction<'a> {
     /// The key's team.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub team: &'a str,
+    /// The key's tags.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub key_tags: &'a [String],
     /// The end user that the request names, as a keyed hash.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub end_user_hash: Option<&'a UserHash>,
@@ -178,7 +181,7 @@ pub(super) enum Kind {
 }
 
 /// Every column that a record fills, in the order of the statement that inserts it.
-pub(super) const COLUMNS: [(&str, Kind); 46] = [
+pub(super) const COLUMNS: [(&str, Kind); 47] = [
     ("id", Kind::Id),
     ("created_at", Kind::Time),
     ("key_name", Kind::Text),
@@ -225,6 +228,7 @@ pub(super) const COLUMNS: [(&str, Kind); 46] = [
     ("redaction", Kind::Json),
     ("facts", Kind::Json),
     ("expires_at", Kind::Time),
+    ("key_tags", Kind::List),
 ];
 
 /// A usage as its columns; zeros are left out.

@@ -53,14 +53,14 @@ const TEXTS: [(&str, &str); 11] = [
 /// Which interactions are wanted.
 #[derive(Clone, Debug, Default)]
 pub struct InteractionQuery {
-    conditions: Vec<Condition>,
+    pub(super) conditions: Vec<Condition>,
     search: Option<String>,
     limit: Option<u32>,
     ascending: bool,
 }
 
 #[derive(Clone, Debug)]
-enum Condition {
+pub(super) enum Condition {
     Text(&'static str, String),
     Tag(String, String),
     Status(i64),
@@ -193,8 +193,8 @@ pub struct WholeInteraction {
 /// Reads interactions.
 #[derive(Clone, Debug)]
 pub struct Interactions {
-    database: Database,
-    pool: AnyPool,
+    pub(super) database: Database,
+    pub(super) pool: AnyPool,
 }
 
 impl Interactions {
@@ -302,7 +302,7 @@ impl Interactions {
     }
 
     /// A condition in SQL with what it binds, the first of it as `$first`.
-    fn condition(
+    pub(super) fn condition(
         &self,
         condition: &Condition,
         ascending: bool,

@@ -282,7 +282,7 @@ impl Ledger {
     fn column<'q>(&self, name: &'q str, tags: &mut Vec<&'q str>) -> String {
         if let Some(tag) = name.strip_prefix("tag:") {
             tags.push(tag);
-            return format!("tags ->> ${}", tags.len() + 2);
+            return self.database.tag_of_row(tags.len() + 2);
         }
         if let Some((_, sqlite, postgres)) = TIMES.iter().find(|(time, ..)| *time == name) {
             return self.database.time_of_row(sqlite, postgres);

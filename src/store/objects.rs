@@ -2,6 +2,7 @@
 //! that speaks S3, behind the same five calls.
 
 mod key;
+mod large;
 mod setting;
 
 use std::fmt;

@@ -25,6 +25,8 @@ pub struct Pair {
     pub response: Bytes,
     /// What is replaced in both before they reach a disk.
     pub redact: Kinds,
+    /// Whether it may become training data.
+    pub may_train: bool,
     /// Names the conversation, where the client does: in it, a value gets the same placeholder.
     pub conversation: Option<String>,
 }

@@ -1,6 +1,7 @@
 //! A period of time as people write it: `24h` ago, or a date and time of RFC 3339.
 
 use chrono::DateTime;
+use chrono::SecondsFormat;
 use uuid::Uuid;
 
 /// From `since` until before `until`, in milliseconds since 1970.
@@ -37,10 +38,25 @@ pub(super) fn instant(text: &str, now: i64) -> Option<i64> {
     DateTime::parse_from_rfc3339(&text).ok().map(|time| time.timestamp_millis())
 }
 
+/// The same to come: a duration after `now`, or a time.
+pub(super) fn ahead(text: &str, now: i64) -> Option<i64> {
+    match duration(text) {
+        Some(after) => now.checked_add(after),
+        None => instant(text, now),
+    }
+}
+
+/// A point in time, in milliseconds since 1970, as RFC 3339 has it.
+pub(super) fn written(millis: i64) -> String {
+    let time = DateTime::from_timestamp_millis(millis).unwrap_or_default();
+    time.to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
 /// How a point in time may be written, for messages.
 pub(super) const HOW: &str = "write a time such as 2026-11-23T00:00:00Z, or a duration before now such as 90s, 30m, 24h or 7d";
 
-fn duration(text: &str) -> Option<i64> {
+/// Reads a duration such as `24h`, in milliseconds.
+pub(super) fn duration(text: &str) -> Option<i64> {
     let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let seconds = match unit {
         "s" => 1,

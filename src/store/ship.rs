@@ -45,6 +45,8 @@ const BATCH_ROWS: usize = 500;
 const BATCH_BYTES: usize = 4 << 20;
 /// How often the folders of processes that have died are looked for.
 const ADOPT_EVERY: Duration = Duration::from_secs(5);
+/// Most that the shipper rests between two batches.
+const LONGEST_REST: Duration = Duration::from_millis(500);
 /// Wait after a first failure; doubled after each further one.
 const BACK_OFF: Duration = Duration::from_millis(250);
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(5);
@@ -63,6 +65,8 @@ pub(super) struct Shipper {
     looked: Option<Instant>,
     sweeper: Sweeper,
     failures: u32,
+    /// Why the store is away, as it was told last.
+    reason: String,
 }
 
 impl Shipper {
@@ -80,6 +84,7 @@ impl Shipper {
             looked: None,
             sweeper: Sweeper::default(),
             failures: 0,
+            reason: String::new(),
         };
         // Before the first append, so that their bytes count from the start.
         shipper.adopt();
@@ -91,6 +96,10 @@ impl Shipper {
         loop {
             let finished = self.spool.finished.load(Ordering::Acquire);
             let shipped = self.ship_next().await;
+            if shipped.is_ok() {
+                // Not before: a store that can be read may still take no writes.
+                self.works();
+            }
             let swept = !finished && shipped.is_ok() && self.sweep().await;
             let wait = match shipped {
                 Ok(shipped) if shipped || swept => continue,
@@ -148,7 +157,7 @@ impl Shipper {
         match self.database.within(step).await {
             Ok(swept) => {
                 self.spool.metrics.capture_records("expired", swept.expired);
-                tokio::time::sleep(began.elapsed() * self.leisure()).await;
+                self.give_way(began).await;
                 swept.more
             }
             Err(error) => {
@@ -166,7 +175,6 @@ impl Shipper {
             tracing::info!(store = %self.database, ?steps, "the store's schema is up to date");
         }
         self.connection = Some(connection);
-        self.works();
         Ok(())
     }
 
@@ -250,10 +258,15 @@ impl Shipper {
                 },
             }
             if !self.spool.finished.load(Ordering::Relaxed) {
-                tokio::time::sleep(began.elapsed() * self.leisure()).await;
+                self.give_way(began).await;
             }
         }
         Ok(())
+    }
+
+    /// Rests after work that began at `began`, which may have been a wait for somebody's lock.
+    async fn give_way(&self, began: Instant) {
+        tokio::time::sleep((began.elapsed() * self.leisure()).min(LONGEST_REST)).await;
     }
 
     /// How many times as long as a batch took the shipper rests after it. While the spool has room,
@@ -429,8 +442,10 @@ impl Shipper {
 
     /// Notes a failure; returns how long to wait.
     fn failed(&mut self, error: &StoreError) -> Duration {
-        if !self.spool.set_away(true) {
+        let reason = error.to_string();
+        if !self.spool.set_away(true) || reason != self.reason {
             tracing::warn!(%error, dir = %self.spool.dir.display(), "records wait in the spool until the store is available");
+            self.reason = reason;
         }
         self.failures = self.failures.saturating_add(1);
         let wait = BACK_OFF * 2_u32.saturating_pow(self.failures.min(6) - 1);

@@ -374,11 +374,15 @@ impl Writer {
     fn add(&mut self, full: Full) {
         let Full { id, mut record, mut pair, saved } = full;
         let replaced = pair.as_mut().and_then(|pair| self.redactor.redact(pair));
+        let may_train = pair.as_ref().is_some_and(|pair| pair.may_train);
         let bodies = pair.and_then(|pair| self.pack(id, &pair));
         // The object goes on where it ended.
         record.pop();
         match &bodies {
-            Some(_) => record.extend_from_slice(b",\"capture\":\"full\",\"consent\":\"train\""),
+            Some(_) if may_train => {
+                record.extend_from_slice(b",\"capture\":\"full\",\"consent\":\"train\"");
+            }
+            Some(_) => record.extend_from_slice(b",\"capture\":\"full\""),
             None => record.extend_from_slice(b",\"capture\":\"metadata\""),
         }
         if let Some(replaced) = replaced.filter(|_| bodies.is_some()) {

@@ -180,9 +180,14 @@ impl<'a> Strip<'a> {
     /// Empties the lines that were made of the rows; their datasets are not to be used any more.
     async fn datasets(&mut self) -> sqlx::Result<Vec<Dataset>> {
         let these = self.these();
+        // What has the same file has the same words.
+        let made =
+            format!("select dataset_id from dataset_items where interaction_id in ({these})");
         let sql = format!(
             "select cast(id as text), name, version, train_key, valid_key from datasets \
-             where id in (select dataset_id from dataset_items where interaction_id in ({these}))"
+             where id in ({made}) \
+             or train_key in (select train_key from datasets where id in ({made})) \
+             or valid_key in (select valid_key from datasets where id in ({made}))"
         );
         let rows = query(sql).bind(self.ids.clone()).fetch_all(&mut *self.connection).await?;
         let (mut datasets, mut files) = (Vec::new(), Vec::new());
@@ -232,7 +237,7 @@ impl<'a> Strip<'a> {
 
 /// Everything that lies in the object store and has to go comes here, before the commit: a key
 /// that is forgotten first would leave its object behind for ever.
-async fn delete_objects(database: &Database, keys: Vec<String>) -> sqlx::Result<()> {
+pub(super) async fn delete_objects(database: &Database, keys: Vec<String>) -> sqlx::Result<()> {
     let Some(objects) = &database.objects else {
         if !keys.is_empty() {
             tracing::error!(store = %database, ?keys, "erased bodies lie in an object store that is not known here; delete them there");

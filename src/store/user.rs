@@ -1,12 +1,14 @@
 //! End users, told apart and never named: a keyed hash of what the platform calls them.
 
 use std::fmt;
+use std::fmt::Write as _;
 use std::fs::OpenOptions;
 use std::io;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -30,6 +32,39 @@ impl fmt::Display for UserHash {
     }
 }
 
+/// Tells callers apart by keys of their own, of which nothing is kept.
+#[derive(Debug)]
+pub struct Fingerprinter(Hasher);
+
+impl Fingerprinter {
+    /// With this secret, or that of the file beside the spool; without either, fingerprints are of
+    /// this process alone.
+    pub fn new(secret: Option<&SecretString>, spool: Option<&Path>) -> Self {
+        let hasher = match (secret, spool) {
+            (Some(secret), _) => Hasher::with(secret),
+            // What is wrong with the file, the recorder tells.
+            (None, Some(spool)) => Hasher::with_file(&key_file(spool)).0,
+            (None, None) => Hasher::of_the_moment(),
+        };
+        Self(hasher)
+    }
+
+    /// The name of a caller with this key: `fp_` and 64 bits of a keyed hash.
+    pub fn of(&self, key: &[u8]) -> Arc<str> {
+        let mut context = hmac::Context::with_key(&self.0.0);
+        // No user is called so.
+        context.update(b"key\0");
+        context.update(key);
+        let mut name = String::with_capacity(19);
+        name.push_str("fp_");
+        for byte in context.sign().as_ref().iter().take(8) {
+            // Writing to a text cannot fail.
+            let _ = write!(name, "{byte:02x}");
+        }
+        name.into()
+    }
+}
+
 /// Hashes end users' names.
 #[derive(Debug)]
 pub(super) struct Hasher(hmac::Key);
@@ -45,13 +80,16 @@ impl Hasher {
     pub(super) fn with_file(path: &Path) -> (Self, io::Result<()>) {
         match read_or_make(path) {
             Ok(secret) => (Self::of_bytes(&secret), Ok(())),
-            Err(error) => {
-                let mut secret = [0; 32];
-                // Without randomness the hash is of no use, and the ledger still is.
-                let _ = SystemRandom::new().fill(&mut secret);
-                (Self::of_bytes(&secret), Err(error))
-            }
+            Err(error) => (Self::of_the_moment(), Err(error)),
         }
+    }
+
+    /// A hasher whose secret nobody keeps.
+    fn of_the_moment() -> Self {
+        let mut secret = [0; 32];
+        // Without randomness the hash is of no use, and the ledger still is.
+        let _ = SystemRandom::new().fill(&mut secret);
+        Self::of_bytes(&secret)
     }
 
     fn of_bytes(secret: &[u8]) -> Self {

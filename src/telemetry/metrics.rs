@@ -71,6 +71,11 @@ pub const CAPTURE_OUTCOMES: [&str; 11] = [
     "erased",
 ];
 
+/// What may be wrong with a caller's key; `not_loaded` says that the gateway has not read its keys
+/// yet.
+pub const AUTH_FAILURES: [&str; 6] =
+    ["missing", "malformed", "unknown", "revoked", "expired", "not_loaded"];
+
 /// Errors of estimates, as shares of what was reported.
 const ERROR_BUCKETS: &[f64] = &[0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0];
 /// One stream in so many is estimated beside its report.
@@ -175,6 +180,8 @@ pub struct Metrics {
     rule_errors: IntCounterVec,
     prompt_counts: IntCounterVec,
     hooks: IntCounterVec,
+    auth_failures: IntCounterVec,
+    keys_in_sync: IntGauge,
     estimate_errors: HistogramVec,
     /// Streams that could have been sampled.
     samples: AtomicU64,
@@ -211,6 +218,15 @@ impl Metrics {
         // An alert on losses needs the 0 before the first one.
         for outcome in CAPTURE_OUTCOMES {
             capture_records.with_label_values(&[outcome]);
+        }
+        let auth_failures = counters(
+            r,
+            "weir_auth_failures_total",
+            "Callers that were not let in, by what was wrong with their key",
+            &["reason"],
+        )?;
+        for reason in AUTH_FAILURES {
+            auth_failures.with_label_values(&[reason]);
         }
         Ok(Self {
             duration: histograms(
@@ -325,6 +341,12 @@ impl Metrics {
                 "Posts to webhooks: delivered, failed (and tried again), given_up, dropped",
                 &["event", "outcome"],
             )?,
+            auth_failures,
+            keys_in_sync: gauge(
+                r,
+                "weir_keys_in_sync",
+                "1 when the virtual keys are as the store has them, 0 when those of an earlier look are in force",
+            )?,
             estimate_errors: histograms(
                 r,
                 "weir_usage_estimate_error_ratio",
@@ -428,6 +450,16 @@ impl Metrics {
     pub fn policy_rejected(&self) {
         self.policy_reloads.with_label_values(&["rejected"]).inc();
         self.policy_in_sync.set(0);
+    }
+
+    /// Counts a caller that was not let in, by one of [`AUTH_FAILURES`].
+    pub fn auth_failure(&self, reason: &str) {
+        self.auth_failures.with_label_values(&[reason]).inc();
+    }
+
+    /// Notes whether the last look at the virtual keys succeeded.
+    pub fn keys_in_sync(&self, in_sync: bool) {
+        self.keys_in_sync.set(in_sync.into());
     }
 
     /// Counts a condition that had no value.

@@ -403,7 +403,7 @@ fn the_last_verdict_of_a_name_counts_and_may_come_before_the_record() {
             (&early["object"], &early["target"]),
             (&json!("feedback"), &json!("chatcmpl-1"))
         );
-        assert_eq!(early["key_name"], "passthrough");
+        assert!(early["key_name"].as_str().unwrap().starts_with("fp_"), "{early}");
         let id = id_of(&ask(&gateway, "x-weir-session: s-1\r\n", ASKED));
         let verdicts = |gateway: &Gateway| {
             let kept = stored(gateway, &id);

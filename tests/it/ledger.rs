@@ -157,7 +157,7 @@ fn a_row_says_what_became_of_its_call() {
         let sql = format!("select {columns} from interactions where id = '{id}'");
         rows(&store, &sql).unwrap().remove(0)
     };
-    let columns = "requested_model, model, response_model, provider, route, key_name, endpoint, \
+    let columns = "requested_model, model, response_model, provider, route, substr(key_name, 1, 3), endpoint, \
                    status_code, attempts, client_left, usage_source, price_status, \
                    cost_picodollars, tags, session_id, policy_version";
     let policy = answer.header("x-weir-policy").unwrap();
@@ -168,7 +168,7 @@ fn a_row_says_what_became_of_its_call() {
         "gpt-4.1-mini-2025-04-14",
         "openai",
         "default",
-        "passthrough",
+        "fp_",
         "chat/completions",
         "200",
         "1",
@@ -324,7 +324,7 @@ fn a_store_without_a_ledger_is_told_and_migrated() {
     assert_eq!(code, Some(0));
     assert_eq!(
         said,
-        "{\"applied\":[\"interactions\",\"capture\",\"datasets\"],\"store\":\"sqlite:data/weir.db\"}\n"
+        "{\"applied\":[\"interactions\",\"capture\",\"datasets\",\"keys\"],\"store\":\"sqlite:data/weir.db\"}\n"
     );
     let (_, said, _) = weir(folder.path(), &["migrate"], "");
     assert_eq!(said, "sqlite:data/weir.db is up to date\n");

@@ -1,8 +1,10 @@
 //! What the object store promises, in a folder and in a bucket of S3 alike: one list, run on both.
 
+use std::io::Write as _;
 use std::net::TcpListener;
 use std::path::Path;
 
+use futures_util::TryStreamExt as _;
 use weir::store::Credentials;
 use weir::store::ObjectError;
 use weir::store::Objects;
@@ -57,6 +59,7 @@ fn keeps_its_promises(store: &Store) {
     an_empty_store_has_nothing(store);
     an_object_is_there_until_deleted(store);
     large_and_empty_objects_come_back_whole(store);
+    files_are_sent_in_parts_and_only_once(store);
     keys_are_listed_by_their_parts_and_in_order(store);
     names_are_kept_byte_for_byte(store);
     bad_keys_are_refused_by_every_call(store);
@@ -94,6 +97,32 @@ fn large_and_empty_objects_come_back_whole(store: &Store) {
     assert_eq!(store.list(""), ["empty", "large"]);
     store.delete("large");
     store.delete("empty");
+}
+
+/// Three parts: two of 16 MiB and the rest.
+fn files_are_sent_in_parts_and_only_once(store: &Store) {
+    let bytes: Vec<u8> = (0..40_u32 << 20).map(|at| (at % 251) as u8).collect();
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&bytes).unwrap();
+    let len = u64::try_from(bytes.len()).unwrap();
+    let mut put = || world().block_on(store.0.put_file("sets/1.jsonl", &mut file, len)).unwrap();
+    assert!(put(), "it was not there before");
+    assert!(!put(), "it is there now");
+    assert_eq!(world().block_on(store.0.size("sets/1.jsonl")).unwrap(), Some(len));
+    let read = world().block_on(async {
+        let pieces = store.0.read("sets/1.jsonl").await.unwrap().unwrap();
+        let pieces: Vec<bytes::Bytes> = pieces.try_collect().await.unwrap();
+        pieces.concat()
+    });
+    assert!(read == bytes, "40 MiB came back changed");
+    let other = tempfile::tempdir().unwrap();
+    let other = Store::folder(other.path());
+    let copy = || world().block_on(store.0.copy_to(&other.0, "sets/1.jsonl", len)).unwrap();
+    assert_eq!([copy(), copy()], [true, false]);
+    assert!(other.get("sets/1.jsonl").unwrap() == bytes, "40 MiB were copied changed");
+    store.delete("sets/1.jsonl");
+    assert_eq!(world().block_on(store.0.size("sets/1.jsonl")).unwrap(), None);
+    assert!(world().block_on(store.0.read("sets/1.jsonl")).unwrap().is_none());
 }
 
 fn keys_are_listed_by_their_parts_and_in_order(store: &Store) {

@@ -104,6 +104,7 @@ fn call() -> Interaction<'static> {
         id: Uuid::now_v7(),
         created_at: MIDNIGHT,
         key_name: "passthrough",
+        key_tags: &[],
         team: "",
         end_user_hash: None,
         session_id: None,

@@ -34,7 +34,11 @@ fn a_long_prompt_is_decided_by_samples_when_the_limit_is_far() {
     // 11 tokens a line and 51 bytes of JSON, 2,000 lines: 22,000 tokens.
     let body = chat(&"The quick brown fox jumps over 12 of the lazy dogs\n".repeat(2000));
     let prompt = prompt(&body);
-    let sampled = prompt.sampled();
+    // Short pieces alone tell these, longer ones those that are nearer.
+    assert_eq!(prompt.exceeds(60_000), Ok(false));
+    assert_eq!(prompt.exceeds(8_000), Ok(true));
+    assert_eq!(prompt.samples[1].get(), None);
+    let sampled = prompt.estimate(0);
     assert_eq!(prompt.exceeds(sampled * 2), Ok(false));
     assert_eq!(prompt.exceeds(sampled / 2), Ok(true));
     assert_eq!(prompt.effort(), Effort::Sampled);

@@ -184,7 +184,11 @@ fn a_body_of_any_shape_is_survived() {
     ] {
         assert!(tokens("gpt-4o", body) < 100, "{body}");
     }
-    let deep =
-        format!(r#"{{"messages":[],"tools":{}1{}}}"#, "[".repeat(99_999), "]".repeat(99_999));
-    assert_eq!(tokens("gpt-4o", &deep), 3);
+    let deep = |depth| {
+        let (open, close) = ("[".repeat(depth), "]".repeat(depth));
+        format!(r#"{{"messages":[],"tools":{open}1{close}}}"#)
+    };
+    assert_eq!(tokens("gpt-4o", &deep(199)), 3);
+    // Deeper than any request may be: nothing of it is read.
+    assert_eq!(tokens("gpt-4o", &deep(99_999)), 0);
 }

@@ -59,6 +59,7 @@ fn with_facts<R>(check: impl FnOnce(&mut Facts<'_>) -> R) -> R {
         name: "k1",
         team: "support",
         tags: &tags,
+        importance: "normal",
         budget_left_usd: 12.5,
         budget_used: 0.75,
     };
