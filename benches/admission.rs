@@ -36,10 +36,8 @@ fn claims(limits: usize) -> Vec<Vec<Claim>> {
     let sources = Sources::of([("bench.yaml".to_owned(), yaml)].into());
     let policy = Policy::check(&sources, &Settings::default()).policy.expect("a good policy");
     let claim = |subject: usize| {
-        let claim = |limit: &Arc<_>| Claim {
-            limit: Arc::clone(limit),
-            subject: format!("key-{subject}"),
-        };
+        let claim =
+            |limit: &Arc<_>| Claim { limit: Arc::clone(limit), subject: format!("key-{subject}") };
         policy.limits().iter().map(claim).collect()
     };
     (0..SUBJECTS).map(claim).collect()

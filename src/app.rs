@@ -24,7 +24,6 @@ use crate::config::Environment;
 use crate::config::LogFormat;
 use crate::hooks::Hooks;
 use crate::limits::Courier;
-use crate::limits::Farewell;
 use crate::limits::Keeper;
 use crate::limits::Limits;
 use crate::metering::tokens;
@@ -127,9 +126,9 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
     let live = Arc::new(LiveStats::default());
     let database = config.open_store(&environment)?;
     let recorder = start_recorder(&config, &environment, database.as_ref(), &metrics)?;
-    let access = access(&config, &environment, database.as_ref())?;
-    tasks.extend(keep_keys(&access, database.as_ref(), &metrics));
     let (limits, courier) = limits(&config, &metrics)?;
+    let access = access(&config, &environment, database.as_ref(), Arc::clone(&limits))?;
+    tasks.extend(keep_keys(&access, database.as_ref(), &metrics));
     let counters = keep_limits(&limits, &policy, &metrics, database.as_ref())?;
     let store = database.clone().map(LimitCounters::of);
     let last_counters =
@@ -139,7 +138,6 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
         Arc::clone(&upstreams),
         Arc::clone(&metrics),
         Arc::clone(&live),
-        Arc::clone(&limits),
         recorder.clone(),
         access,
         config.limits.body.0,
@@ -158,7 +156,6 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
     let control = control_plane(&config, &environment, &metrics, &readiness, policies, ledger)?;
     tasks.push(("control plane", control));
     tasks.push(("policies", reload(&config, policy_settings, &policy, &upstreams, &metrics)));
-    let (courier, farewell) = courier.unzip();
     if let Some(courier) = courier {
         tasks.push(("redis", Box::pin(courier.run())));
     }
@@ -170,9 +167,11 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
     let settings = server_settings(&config, arguments.upgrade);
     tracing::info!(listen = %config.listen, control = %config.control.listen, simulate = arguments.simulate, "starting");
     let log = Arc::new(log);
-    let at_end = (recorder.clone(), Arc::clone(&log), Mutex::new(Some((last_counters, farewell))));
+    let at_end =
+        (recorder.clone(), Arc::clone(&log), Arc::clone(&limits), Mutex::new(Some(last_counters)));
     server::run(&settings, gateway, &metrics, &readiness, tasks, move |patience| {
-        let (recorder, log, counters) = &at_end;
+        let (recorder, log, limits, counters) = &at_end;
+        limits.leave(LEAST_SHIPPING);
         write_last(counters, patience);
         if let Some(recorder) = recorder {
             recorder.close(patience.max(LEAST_SHIPPING));
@@ -280,6 +279,7 @@ fn access(
     config: &Config,
     environment: &Environment,
     database: Option<&Database>,
+    limits: Arc<Limits>,
 ) -> Result<Access, AppError> {
     let secret = environment.user_secret();
     let spool = database.map(|_| config.spool.dir.as_path());
@@ -294,7 +294,8 @@ fn access(
             );
         }
     }
-    Ok(Access { requires_key, keys, fingerprints: Fingerprinter::new(secret.as_ref(), spool) })
+    let fingerprints = Fingerprinter::new(secret.as_ref(), spool);
+    Ok(Access { requires_key, keys, fingerprints, limits })
 }
 
 fn keep_keys(
@@ -310,7 +311,7 @@ fn keep_keys(
 fn limits(
     config: &Config,
     metrics: &Arc<Metrics>,
-) -> Result<(Arc<Limits>, Option<(Courier, Farewell)>), AppError> {
+) -> Result<(Arc<Limits>, Option<Courier>), AppError> {
     let Some(redis) = config.redis()? else { return Ok((Arc::default(), None)) };
     let limits = Arc::new(Limits::shared());
     let courier = Courier::new(&limits, redis, Arc::clone(metrics));
@@ -338,14 +339,10 @@ fn keep_limits(
     Ok(keeper)
 }
 
-/// Returns what was leased, and writes counters down a last time; waits for it no longer than it
-/// may.
-fn write_last(last: &Mutex<Option<(Keeper, Option<Farewell>)>>, patience: Duration) {
-    let last = last.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let Some((mut keeper, farewell)) = last else { return };
-    if let Some(farewell) = farewell {
-        farewell.say(LEAST_SHIPPING);
-    }
+/// Writes counters down a last time; waits for it no longer than it may.
+fn write_last(keeper: &Mutex<Option<Keeper>>, patience: Duration) {
+    let keeper = keeper.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let Some(mut keeper) = keeper else { return };
     let patience = patience.clamp(LEAST_SHIPPING, RESTORE);
     // A thread of its own: this one may run a runtime.
     let written = std::thread::spawn(move || {

@@ -153,7 +153,10 @@ impl State {
 
     /// Whether nothing would be lost with it.
     pub(super) fn is_idle(&self) -> bool {
-        !self.dirty && !self.queued && !self.active && self.meters.iter().flatten().all(Meter::is_idle)
+        !self.dirty
+            && !self.queued
+            && !self.active
+            && self.meters.iter().flatten().all(Meter::is_idle)
     }
 }
 

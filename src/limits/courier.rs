@@ -3,8 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::sync::mpsc;
 use std::time::Duration;
 
 use redis::RedisResult;
@@ -22,8 +20,10 @@ use super::shared::Manner;
 use super::shared::Sent;
 use super::shared::Shared;
 
-/// How often Redis hears of accounts that are in use, and of this gateway.
-const TICK: Duration = Duration::from_secs(1);
+/// How often Redis hears of this gateway.
+const TICK: Duration = Duration::from_millis(250);
+/// Every so many of these it hears of the accounts that are in use.
+const SYNC: u32 = 4;
 /// After Redis was away, time in which every gateway says what it uses before any is given more.
 const SETTLE: Duration = Duration::from_secs(3);
 /// Pause before another try at a connection; doubled up to the second.
@@ -42,32 +42,13 @@ pub struct Courier {
     greet: Script,
     /// Accounts that Redis has to hear of, by id.
     active: BTreeMap<u64, Arc<Account>>,
-    closed: mpsc::SyncSender<()>,
-}
-
-/// Ends the courier.
-pub struct Farewell {
-    shared: Arc<Shared>,
-    closed: mpsc::Receiver<()>,
-}
-
-impl Farewell {
-    /// Returns all leases; waits no longer than `patience`.
-    pub fn say(&self, patience: Duration) {
-        self.shared.closing.store(true, Ordering::Release);
-        self.shared.bell.notify_one();
-        // Without an answer the leases end with their windows.
-        let _ = self.closed.recv_timeout(patience);
-    }
 }
 
 impl Courier {
     /// The courier of limits that share `redis`; `None` where they do not.
-    pub fn new(limits: &Arc<Limits>, redis: Redis, metrics: Arc<Metrics>) -> Option<(Self, Farewell)> {
+    pub fn new(limits: &Arc<Limits>, redis: Redis, metrics: Arc<Metrics>) -> Option<Self> {
         let shared = Arc::clone(limits.shared.as_ref()?);
-        let (closed, receiver) = mpsc::sync_channel(1);
-        let farewell = Farewell { shared: Arc::clone(&shared), closed: receiver };
-        let courier = Self {
+        Some(Self {
             limits: Arc::clone(limits),
             shared,
             redis,
@@ -75,12 +56,10 @@ impl Courier {
             lease: Script::new(include_str!("lease.lua")),
             greet: Script::new(include_str!("greet.lua")),
             active: BTreeMap::new(),
-            closed,
-        };
-        Some((courier, farewell))
+        })
     }
 
-    /// Works until the farewell.
+    /// Works until [`Limits::leave`].
     pub async fn run(mut self) {
         // The first connection of all finds others in order; any later one may find an empty Redis.
         let mut settles = false;
@@ -102,37 +81,40 @@ impl Courier {
             settles = true;
             self.metrics.redis_up().set(0);
             self.release(self.shared.take_queue());
-            if self.is_closing() {
-                return self.end();
+            if self.shared.is_closing() {
+                return self.shared.closed();
             }
             tokio::time::sleep(back_off).await;
             back_off = (back_off * 2).min(LONGEST_BACK_OFF);
         }
     }
 
-    /// Serves as long as the connection lasts; ends well at the farewell alone.
+    /// Serves as long as the connection lasts; ends well when the process does.
     async fn serve(&mut self, link: &mut Link, settles: bool) -> RedisResult<()> {
         let mut until = settles.then(|| Instant::now() + SETTLE);
-        let mut told = false;
+        let (mut told, mut ticks) = (false, 0_u32);
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let ticks = tokio::select! {
+            let ticked = tokio::select! {
                 _ = tick.tick() => true,
                 () = self.shared.bell.notified() => false,
             };
-            if self.is_closing() {
+            if self.shared.is_closing() {
                 self.leave(link).await?;
-                self.end();
+                self.shared.closed();
                 return Ok(());
             }
-            if ticks {
+            let mut syncs = false;
+            if ticked {
+                syncs = ticks.is_multiple_of(SYNC);
+                ticks = ticks.wrapping_add(1);
                 self.greet(link).await?;
             }
             let quiet = until.is_some_and(|until| Instant::now() < until);
             let lost = match quiet {
-                true => self.settle(link, ticks).await?,
-                false => self.turn(link, ticks).await?,
+                true => self.settle(link, syncs).await?,
+                false => self.turn(link, syncs).await?,
             };
             if lost {
                 tracing::warn!(redis = %self.redis, "Redis has lost what is used of limits; gateways tell it again");
@@ -156,19 +138,20 @@ impl Courier {
         let reply = link.greet(&self.greet, self.limits.gateway()).await?;
         self.metrics.redis_calls().inc();
         if let [redis_ms, gateways] = reply[..] {
-            self.shared.note(redis_ms, Some(gateways), now);
+            self.shared.note(redis_ms, gateways, now);
+            self.metrics.gateways().set(gateways);
         }
         Ok(())
     }
 
     /// One turn: who waits, and from time to time all that are in use. Whether Redis has lost data.
-    async fn turn(&mut self, link: &mut Link, ticks: bool) -> RedisResult<bool> {
+    async fn turn(&mut self, link: &mut Link, syncs: bool) -> RedisResult<bool> {
         let mut accounts: BTreeMap<u64, Arc<Account>> =
             self.shared.take_queue().into_iter().map(|account| (account.id, account)).collect();
         for account in self.shared.take_touched() {
             self.active.insert(account.id, account);
         }
-        if ticks {
+        if syncs {
             accounts.append(&mut self.active);
         }
         let accounts: Vec<_> = accounts.into_values().collect();
@@ -176,9 +159,9 @@ impl Courier {
     }
 
     /// Tells Redis what this gateway uses, and takes nothing.
-    async fn settle(&mut self, link: &mut Link, ticks: bool) -> RedisResult<bool> {
+    async fn settle(&mut self, link: &mut Link, syncs: bool) -> RedisResult<bool> {
         self.release(self.shared.take_queue());
-        if ticks {
+        if syncs {
             self.shared.take_touched();
             self.active.clear();
             let accounts = self.limits.all();
@@ -251,14 +234,5 @@ impl Courier {
             account.lock().queued = false;
             account.refilled.notify_waiters();
         }
-    }
-
-    fn is_closing(&self) -> bool {
-        self.shared.closing.load(Ordering::Acquire)
-    }
-
-    fn end(&self) {
-        // Nobody may wait for it any more.
-        let _ = self.closed.try_send(());
     }
 }

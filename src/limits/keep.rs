@@ -12,8 +12,8 @@ use crate::store::LimitCounters;
 use crate::telemetry::metrics::Metrics;
 
 use super::Limits;
-use super::Now;
 use super::News;
+use super::Now;
 
 /// How often changed counters are written to the store.
 const WRITE: Duration = Duration::from_secs(1);

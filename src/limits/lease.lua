@@ -67,9 +67,9 @@ for _, meter in ipairs(ask.meters) do
     local more = math.min(meter.extra, share)
     grant = grant + more
     rest = rest - more
-    if ask.idle == 0 then
-      promise = math.floor(rest / (2 * ask.gateways) / meter.unit) * meter.unit
-    end
+    -- One that rests has less set aside: others cannot use it as long as the gateway lives.
+    local part = ask.idle == 0 and 2 or 8
+    promise = math.floor(rest / (part * ask.gateways) / meter.unit) * meter.unit
   end
   if #amounts > 0 then
     -- The last one is that of the slot that is being filled.

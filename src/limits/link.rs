@@ -35,9 +35,9 @@ pub struct Redis {
 
 #[derive(Clone)]
 enum Kind {
-    One(Client),
+    One(Box<Client>),
     Sentinel(Sentinel),
-    Cluster(ClusterClient),
+    Cluster(Box<ClusterClient>),
 }
 
 #[derive(Clone)]
@@ -80,12 +80,12 @@ impl Redis {
         let shown = format!("{scheme}://{}", places.split('?').next().unwrap_or(places));
         let tls = scheme.starts_with("rediss");
         let kind = match scheme {
-            "redis" | "rediss" => Kind::One(Client::open(url).map_err(|_| wrong())?),
+            "redis" | "rediss" => Kind::One(Box::new(Client::open(url).map_err(|_| wrong())?)),
             "redis+sentinel" | "rediss+sentinel" => {
                 Kind::Sentinel(Sentinel::parse(rest, tls).ok_or_else(wrong)?)
             }
             "redis+cluster" | "rediss+cluster" => {
-                Kind::Cluster(cluster(rest, tls).ok_or_else(wrong)?)
+                Kind::Cluster(Box::new(cluster(rest, tls).ok_or_else(wrong)?))
             }
             _ => return Err(wrong()),
         };
@@ -98,7 +98,9 @@ impl Redis {
             .set_connection_timeout(Some(CONNECT))
             .set_response_timeout(Some(ANSWER));
         let mut connection = match &self.kind {
-            Kind::One(client) => client.get_multiplexed_async_connection_with_config(&config).await?,
+            Kind::One(client) => {
+                client.get_multiplexed_async_connection_with_config(&config).await?
+            }
             Kind::Sentinel(sentinel) => {
                 sentinel.client()?.get_async_connection_with_config(&config).await?
             }

@@ -12,6 +12,8 @@ use super::window::start_of;
 
 /// Picodollars of a microdollar: what Redis counts budgets in, so that its doubles stay exact.
 const PICO_OF_MICRO: i128 = 1_000_000;
+/// So long after it was heard of, Redis keeps what it has set aside (`LIVES` in lease.lua).
+const SET_ASIDE_MS: u64 = 15_000;
 /// How long what Redis has refused is not asked for again.
 const DRY_MS: u64 = 200;
 /// A lease is meant to last so long.
@@ -84,8 +86,12 @@ struct Lease {
     slot: u64,
     /// All that Redis holds as ours in that slot, what is used included.
     held: i128,
-    /// What may be used beyond `used` if Redis is not heard of again.
+    /// What this gateway may use if Redis is not heard of again: the lease, and what is set aside.
     grace: i128,
+    /// What was left for all gateways.
+    rest: i128,
+    /// What this one has used since Redis was last heard of.
+    since: i128,
     /// What the other gateways have, in the whole window.
     others: i128,
     /// When Redis was last heard of, on the steady clock; 0 for never.
@@ -247,11 +253,7 @@ impl Meter {
         match mode {
             Mode::Alone => self.limit - self.total(mode),
             Mode::Leased => self.leased().min(self.limit - self.used()),
-            Mode::Share(gateways) => {
-                let share = self.limit / i128::from(gateways.max(1));
-                let own = share - self.used() - self.restored.0;
-                if self.still_knows_others(now) { self.lease.grace } else { own }
-            }
+            Mode::Share(gateways) => self.share(gateways.max(1).into(), now),
             Mode::Open => i128::MAX,
             Mode::Closed => 0,
         }
@@ -261,6 +263,19 @@ impl Meter {
     pub(super) fn leased(&self) -> i128 {
         let held = if self.lease.slot == self.slot() { self.lease.held } else { 0 };
         held - self.used_in_slot().max(0)
+    }
+
+    /// What may be used without Redis: at first what is set aside for that, then an equal share of
+    /// what was left, and in a window of which nothing is known, of the limit.
+    fn share(&self, gateways: i128, now: Now) -> i128 {
+        let Lease { grace, rest, since, heard_ms, .. } = self.lease;
+        if !self.still_knows_others(now) {
+            return self.limit / gateways - self.used() - self.restored.0;
+        }
+        if now.steady_ms < heard_ms + SET_ASIDE_MS {
+            return grace - since;
+        }
+        grace.max(rest / gateways) - since
     }
 
     /// Whether others may have used of this window what Redis told of, or more.
@@ -295,7 +310,7 @@ impl Meter {
             // Of a window that is over.
             Used::Window { .. } => return,
         }
-        self.lease.grace -= amount;
+        self.lease.since += amount;
     }
 
     /// Time until `need` more would fit, if nobody else used any; `None` where it never will.
@@ -364,7 +379,7 @@ impl Meter {
         let room = self.room(now, Mode::Share(gateways)).max(0);
         self.lease.slot = self.slot();
         self.lease.held = self.used_in_slot().max(0) + room;
-        self.lease.grace = room;
+        (self.lease.grace, self.lease.rest, self.lease.since) = (room, room, 0);
         self.lease.heard_ms = now.steady_ms;
     }
 
@@ -451,6 +466,8 @@ impl Meter {
         self.lease.others = granted.others * scale;
         self.lease.heard_ms = now.steady_ms;
         self.lease.grace = self.leased() + granted.promise * scale;
+        self.lease.rest = (self.limit - self.lease.others - self.used()).max(0);
+        self.lease.since = 0;
         self.lease.low = if all { self.leased() / 2 } else { 0 };
     }
 }

@@ -35,7 +35,6 @@ use crate::store::LimitCounter;
 
 pub use clock::Now;
 pub use courier::Courier;
-pub use courier::Farewell;
 pub use keep::Keeper;
 pub use link::Redis;
 pub use meter::Kind;
@@ -134,7 +133,7 @@ pub struct Standing {
 /// What an attempt to admit came to.
 enum Attempt {
     Admitted(Permit),
-    Refused(Refusal),
+    Refused(Box<Refusal>),
     /// Redis has to be asked for these.
     Short(Vec<Arc<Account>>),
 }
@@ -179,6 +178,13 @@ impl Limits {
         self.shared.as_ref().map_or_else(Now::read, |shared| shared.now())
     }
 
+    /// Returns all leases, at the end of the process; waits no longer than `patience`.
+    pub fn leave(&self, patience: Duration) {
+        if let Some(shared) = &self.shared {
+            shared.close(patience);
+        }
+    }
+
     /// What this process is called among those that share a store or a Redis.
     pub fn gateway(&self) -> &str {
         &self.gateway
@@ -193,7 +199,7 @@ impl Limits {
         self: &Arc<Self>,
         claims: &[Claim],
         demand: &Demand,
-    ) -> Result<Permit, Refusal> {
+    ) -> Result<Permit, Box<Refusal>> {
         let accounts = self.accounts_of(claims, self.now());
         for _ in 0..ROUNDS {
             match self.attempt(&accounts, demand, self.now(), false) {
@@ -214,15 +220,15 @@ impl Limits {
         claims: &[Claim],
         demand: &Demand,
         now: Now,
-    ) -> Result<Permit, Refusal> {
+    ) -> Result<Permit, Box<Refusal>> {
         Self::decided(self.attempt(&self.accounts_of(claims, now), demand, now, true))
     }
 
-    fn decided(attempt: Attempt) -> Result<Permit, Refusal> {
+    fn decided(attempt: Attempt) -> Result<Permit, Box<Refusal>> {
         match attempt {
             Attempt::Admitted(permit) => Ok(permit),
             Attempt::Refused(refusal) => Err(refusal),
-            Attempt::Short(_) => Err(Refusal::away("")),
+            Attempt::Short(_) => Err(Box::new(Refusal::away(""))),
         }
     }
 
@@ -311,7 +317,7 @@ impl Limits {
             {
                 self.tell(&mut state, account, self.mode(&claim.limit), true);
             }
-            return Attempt::Refused(refusal);
+            return Attempt::Refused(Box::new(refusal));
         }
         if !short.is_empty() {
             return Attempt::Short(want(accounts, &mut states, &short, demand));
@@ -435,13 +441,7 @@ fn name(limit: &str, subject: &str) -> String {
 }
 
 /// What refuses a request, of one account.
-fn refusal(
-    state: &State,
-    claim: &Claim,
-    demand: &Demand,
-    now: Now,
-    mode: Mode,
-) -> Option<Refusal> {
+fn refusal(state: &State, claim: &Claim, demand: &Demand, now: Now, mode: Mode) -> Option<Refusal> {
     let mut worst: Option<Refusal> = None;
     for meter in state.meters.iter().flatten() {
         let wanted = demand.of(meter.kind);

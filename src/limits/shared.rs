@@ -1,11 +1,13 @@
 //! What requests and the courier to Redis share: who waits, what changed, and whether Redis is there.
 
 use std::sync::Arc;
+use std::sync::Condvar;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicI64;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use serde::Serialize;
 use tokio::sync::Notify;
@@ -33,7 +35,8 @@ pub(super) struct Shared {
     /// Accounts of which Redis has to hear by and by.
     touched: Mutex<Vec<Arc<Account>>>,
     pub(super) bell: Notify,
-    pub(super) closing: AtomicBool,
+    closing: AtomicBool,
+    closed: (Mutex<bool>, Condvar),
 }
 
 /// What is said to Redis of one account.
@@ -100,11 +103,31 @@ impl Default for Shared {
             touched: Mutex::default(),
             bell: Notify::new(),
             closing: AtomicBool::new(false),
+            closed: Default::default(),
         }
     }
 }
 
 impl Shared {
+    /// Has the courier return all leases, and waits for that.
+    pub(super) fn close(&self, patience: Duration) {
+        self.closing.store(true, Ordering::Release);
+        self.bell.notify_one();
+        let (closed, told) = &self.closed;
+        // Without an answer the leases end with their windows.
+        let _ = told.wait_timeout_while(lock(closed), patience, |closed| !*closed);
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    pub(super) fn closed(&self) {
+        let (closed, told) = &self.closed;
+        *lock(closed) = true;
+        told.notify_all();
+    }
+
     pub(super) fn is_up(&self) -> bool {
         self.up.load(Ordering::Acquire)
     }
@@ -119,12 +142,10 @@ impl Shared {
     }
 
     /// Notes Redis' time and the gateways that live.
-    pub(super) fn note(&self, redis_ms: i64, gateways: Option<i64>, now: Now) {
+    pub(super) fn note(&self, redis_ms: i64, gateways: i64, now: Now) {
         let steady = i64::try_from(now.steady_ms).unwrap_or(i64::MAX);
         self.clock.store(redis_ms.saturating_sub(steady), Ordering::Relaxed);
-        if let Some(gateways) = gateways.and_then(|count| u64::try_from(count).ok()) {
-            self.gateways.store(gateways, Ordering::Relaxed);
-        }
+        self.gateways.store(u64::try_from(gateways).unwrap_or(1), Ordering::Relaxed);
     }
 
     /// The time by Redis' clock where that is known: all gateways begin a window together.
@@ -132,9 +153,7 @@ impl Shared {
         let now = Now::read();
         match self.clock.load(Ordering::Relaxed) {
             0 => now,
-            ahead => {
-                Now { unix_ms: now.steady_ms.saturating_add_signed(ahead), ..now }
-            }
+            ahead => Now { unix_ms: now.steady_ms.saturating_add_signed(ahead), ..now },
         }
     }
 
@@ -217,7 +236,7 @@ impl State {
             number: self.sent,
             heard: if claims { self.heard } else { 0 },
             gateways,
-            quiet: u8::from(manner == Manner::Quiet),
+            quiet: u8::from(manner != Manner::Usual),
             idle: u8::from(idle),
             tell: self.tell as u8,
             start: self.meter(Kind::Budget).map_or(0, |budget| budget.slot()),

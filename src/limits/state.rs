@@ -93,7 +93,8 @@ impl News {
             budget: Usd::from_picodollars(budget.limit),
             spent: Usd::from_picodollars(budget.total(mode) - budget.reserved()),
             every: every.map_or("", name_of),
-            resets_at: every.map_or_else(String::new, |every| rfc3339(end_of(every, budget.slot()))),
+            resets_at: every
+                .map_or_else(String::new, |every| rfc3339(end_of(every, budget.slot()))),
         }
     }
 }

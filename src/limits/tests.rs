@@ -125,7 +125,10 @@ fn what_a_call_did_not_use_is_given_back_and_what_it_overran_counts() {
     permit.end(&spent(usd("0.9")), at(0));
     assert_eq!(left(), "0");
     assert!(limits.try_admit(&claims, &costs("0.000001"), at(0)).is_err());
-    assert!(limits.try_admit(&claims, &costs("0"), at(0)).is_err(), "unpriced, and nothing is left");
+    assert!(
+        limits.try_admit(&claims, &costs("0"), at(0)).is_err(),
+        "unpriced, and nothing is left"
+    );
     let free = Demand { pays: false, ..costs("0") };
     assert!(limits.try_admit(&claims, &free, at(0)).is_ok(), "what costs nothing passes");
 }
@@ -170,7 +173,10 @@ fn a_request_larger_than_the_limit_is_told_that_no_time_will_help() {
     let limits = Arc::new(Limits::default());
     let claims = claims("limits: [{ name: l, tokens: 1000/min }]", "k");
     let refused = limits.try_admit(&claims, &tokens(1_001), at(0)).unwrap_err();
-    assert_eq!((refused.kind, refused.wanted, refused.retry_after), (Some(Kind::Tokens), 1_001, None));
+    assert_eq!(
+        (refused.kind, refused.wanted, refused.retry_after),
+        (Some(Kind::Tokens), 1_001, None)
+    );
     assert!(limits.try_admit(&claims, &tokens(1_000), at(0)).is_ok());
 }
 
@@ -221,7 +227,8 @@ fn a_change_of_the_policy_keeps_what_is_counted() {
 
 #[test]
 fn a_restart_refills_nothing() {
-    let yaml = "limits: [{ name: l, budget: { usd: 1, every: day }, requests: 3/min, concurrent: 2 }]";
+    let yaml =
+        "limits: [{ name: l, budget: { usd: 1, every: day }, requests: 3/min, concurrent: 2 }]";
     let before = Arc::new(Limits::default());
     let claimed = claims(yaml, "k");
     let _running = before.try_admit(&claimed, &costs("0.3"), at(0)).unwrap();

@@ -169,9 +169,9 @@ mod tests {
                 taken.push(moment);
             }
         }
-        let most = taken.iter().map(|from| {
-            taken.iter().filter(|at| (*from..from + 60_000).contains(*at)).count()
-        });
+        let most = taken
+            .iter()
+            .map(|from| taken.iter().filter(|at| (*from..from + 60_000).contains(*at)).count());
         assert_eq!(most.max(), Some(10));
         // 400 s hold six full windows of at most 65 s.
         assert!(taken.len() >= 60, "{}", taken.len());

@@ -154,7 +154,8 @@ impl Basis {
             held: held(policy, facts, decision),
             // No budget at all is infinite, which JSON cannot say.
             budget_left_usd: Some(facts.key.budget_left_usd).filter(|left| left.is_finite()),
-            budget_used: Some(facts.key.budget_used).filter(|_| facts.key.budget_left_usd.is_finite()),
+            budget_used: Some(facts.key.budget_used)
+                .filter(|_| facts.key.budget_left_usd.is_finite()),
             models: noted.models.take(),
             outputs: noted.outputs.take(),
         }

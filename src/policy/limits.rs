@@ -277,10 +277,7 @@ impl<'a> Section<'a> {
         file: File<'_>,
         findings: &mut Findings,
     ) -> Option<Limit> {
-        let matches = match &entry.matches {
-            Some(matches) => Some(self.condition(matches, file, findings)),
-            None => None,
-        };
+        let matches = entry.matches.as_ref().map(|m| self.condition(m, file, findings));
         let per = Per::parse(entry.per.as_ref(), file, findings);
         let rate = |what, given: &Option<Spanned<PerMinute>>, findings: &mut Findings| {
             let given = given.as_ref()?;
@@ -295,10 +292,9 @@ impl<'a> Section<'a> {
             count
         });
         let budget = match &entry.budget {
-            Some(budget) => Some(Budget {
-                usd: amount(&budget.usd, file, findings)?,
-                every: budget.every,
-            }),
+            Some(budget) => {
+                Some(Budget { usd: amount(&budget.usd, file, findings)?, every: budget.every })
+            }
             None => None,
         };
         if budget.is_none() && requests.or(tokens).or(concurrent).is_none() {
@@ -393,12 +389,15 @@ impl<'a> Section<'a> {
 
 fn idle(limit: &Limit, what: &str, tighter: &Limit) -> String {
     let (limit, tighter) = (&limit.name, &tighter.name);
-    format!("`{what}` of limit `{limit}` never decides: limit `{tighter}` is tighter for the same calls")
+    format!(
+        "`{what}` of limit `{limit}` never decides: limit `{tighter}` is tighter for the same calls"
+    )
 }
 
 /// What of `limit` cannot be reached as long as `other`, which covers it, holds.
 fn pointless(limit: &Limit, other: &Limit) -> Option<&'static str> {
-    let reached = |one: Option<u64>, other: Option<u64>| one.zip(other).is_some_and(|(a, b)| a >= b);
+    let reached =
+        |one: Option<u64>, other: Option<u64>| one.zip(other).is_some_and(|(a, b)| a >= b);
     if reached(limit.requests, other.requests) {
         return Some("requests");
     }
@@ -426,7 +425,11 @@ fn check_count<T>(
     }
 }
 
-fn amount(usd: &Spanned<super::file::Decimal>, file: File<'_>, findings: &mut Findings) -> Option<Usd> {
+fn amount(
+    usd: &Spanned<super::file::Decimal>,
+    file: File<'_>,
+    findings: &mut Findings,
+) -> Option<Usd> {
     let text = usd.value.0.trim();
     let amount = text.parse::<Usd>().ok().filter(|amount| *amount > Usd::ZERO);
     let greatest = Usd::from_picodollars(1_000_000_000_000).times(GREATEST_USD);

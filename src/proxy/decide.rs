@@ -169,7 +169,7 @@ fn choose(
     facts.draw = &id;
     let claims = policy.claims(&facts).map_err(|_| Stop::NeedsExact)?;
     if policy.reads_budget()
-        && let Some((left, used)) = gateway.limits.budget_left(&claims, Now::read())
+        && let Some((left, used)) = gateway.access.limits.budget_left(&claims, Now::read())
     {
         (facts.key.budget_left_usd, facts.key.budget_used) = (left.to_f64(), used);
     }

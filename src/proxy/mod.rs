@@ -31,7 +31,6 @@ use http::header;
 use http::request::Parts;
 use http_body::Body;
 
-use crate::limits::Limits;
 use crate::openai::endpoint::Endpoint;
 use crate::openai::error::ApiError;
 use crate::openai::request::Patch;
@@ -71,7 +70,6 @@ pub struct Gateway {
     upstreams: Arc<Upstreams>,
     metrics: Arc<Metrics>,
     live: Arc<LiveStats>,
-    limits: Arc<Limits>,
     recorder: Option<Arc<Recorder>>,
     access: Arc<Access>,
     body_limit: u64,
@@ -97,13 +95,12 @@ impl Gateway {
         upstreams: Arc<Upstreams>,
         metrics: Arc<Metrics>,
         live: Arc<LiveStats>,
-        limits: Arc<Limits>,
         recorder: Option<Arc<Recorder>>,
         access: Access,
         body_limit: u64,
     ) -> Self {
         let access = Arc::new(access);
-        Self { policy, upstreams, metrics, live, limits, recorder, access, body_limit }
+        Self { policy, upstreams, metrics, live, recorder, access, body_limit }
     }
 
     /// Answers one request. Whatever becomes of it, dropping its `Call` bills, counts and logs

@@ -106,20 +106,19 @@ async fn reserve(
     claims: &[Claim],
     demand: &Demand,
     call: &mut Call,
-) -> Result<(), Refusal> {
-    call.permit = Some(gateway.limits.admit(claims, demand).await?);
+) -> Result<(), Box<Refusal>> {
+    call.permit = Some(gateway.access.limits.admit(claims, demand).await?);
     Ok(())
 }
 
-fn refuse(refusal: Refusal, call: &mut Call) -> ApiError {
+fn refuse(refusal: Box<Refusal>, call: &mut Call) -> ApiError {
     let error = error::limited(&refusal);
-    call.refusal = Some(Box::new(refusal));
+    call.refusal = Some(refusal);
     error
 }
 
 fn demand(policy: &Policy, outlook: Option<&Outlook>, route: &Route) -> Demand {
-    let (tokens, usd) =
-        outlook.map_or((0, Usd::ZERO), |outlook| policy.at_most(outlook, route));
+    let (tokens, usd) = outlook.map_or((0, Usd::ZERO), |outlook| policy.at_most(outlook, route));
     Demand { tokens, usd, pays: true, downgraded: false }
 }
 

@@ -142,7 +142,8 @@ async fn write(
     );
     let mut transaction = database.begin(connection).await?;
     for rows in counters.chunks(ROWS) {
-        let rows = serde_json::to_string(rows).map_err(|error| sqlx::Error::Encode(error.into()))?;
+        let rows =
+            serde_json::to_string(rows).map_err(|error| sqlx::Error::Encode(error.into()))?;
         let statement = sqlx::query(AssertSqlSafe(insert.clone())).bind(rows);
         statement.execute(&mut *transaction).await?;
     }

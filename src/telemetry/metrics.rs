@@ -189,6 +189,7 @@ pub struct Metrics {
     budgets: GaugeVec,
     redis_up: IntGauge,
     redis_calls: IntCounter,
+    gateways: IntGauge,
     /// Series by their joined label values: one look-up for a call instead of a dozen.
     calls: DashMap<String, Arc<Series>>,
 }
@@ -372,6 +373,7 @@ impl Metrics {
                 "weir_redis_up",
                 "1 when limits are shared by Redis, 0 when it is away or there is none",
             )?,
+            gateways: gauge(r, "weir_gateways", "Gateways that share limits, as last seen")?,
             redis_calls: {
                 let (name, help) = ("weir_redis_calls_total", "Round trips to Redis for limits");
                 let counter = IntCounter::new(name, help)?;
@@ -505,6 +507,11 @@ impl Metrics {
     /// Whether Redis shares the limits.
     pub fn redis_up(&self) -> &IntGauge {
         &self.redis_up
+    }
+
+    /// Gateways that share limits.
+    pub fn gateways(&self) -> &IntGauge {
+        &self.gateways
     }
 
     /// Round trips to Redis.

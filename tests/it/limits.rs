@@ -63,7 +63,9 @@ fn number(answer: &Response, name: &str) -> u64 {
 #[test]
 fn of_sixty_four_clients_a_dollar_serves_a_hundred_cents_and_no_more() {
     let upstream = Upstream::always(cent());
-    let gateway = limited(&upstream, "  - { name: cap, budget: { usd: 1, every: month } }").start();
+    let gateway =
+        limited(&upstream, "  - { name: cap, per: global, budget: { usd: 1, every: month } }")
+            .start();
     let served = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for _ in 0..64 {
@@ -88,7 +90,7 @@ fn of_sixty_four_clients_a_dollar_serves_a_hundred_cents_and_no_more() {
     assert!(ms.div_ceil(1_000).max(1) == number(&refused, "retry-after"), "{refused:?}");
     eventually("the metric follows", || {
         let text = get(gateway.control(), "/metrics").unwrap().text();
-        text.contains("weir_budget_remaining_usd{limit=\"cap\",subject=\"passthrough\"} 0\n")
+        text.contains("weir_budget_remaining_usd{limit=\"cap\",subject=\"\"} 0\n")
     });
 }
 
@@ -159,7 +161,9 @@ fn a_call_that_fails_or_whose_client_leaves_gives_back_what_it_held() {
     assert_eq!(chat(&gateway, CENT).status, 500);
     let left = |kind| figure(&gateway, kind, "remaining");
     let nothing_is_held = || {
-        left("concurrent") == 1 && left("requests") == 5 && left("tokens") == 5_000
+        left("concurrent") == 1
+            && left("requests") == 5
+            && left("tokens") == 5_000
             && left("budget") == "1"
     };
     assert!(nothing_is_held(), "{:?}", states(&gateway));
@@ -266,16 +270,18 @@ fn neither_a_kill_nor_a_stop_refills_a_budget() {
 fn hooks_hear_once_of_four_fifths_and_once_of_the_end() {
     let receiver = Upstream::always(Answer::json(200, "{}"));
     let upstream = Upstream::always(cent());
-    let hooks =
-        format!("hooks:\n  - {{ url: '{}', events: ['budget.*'] }}", receiver.base_url());
+    let hooks = format!("hooks:\n  - {{ url: '{}', events: ['budget.*'] }}", receiver.base_url());
     let limits = "  - { name: l, per: global, budget: { usd: 0.05, every: day } }";
     let gateway = limited(&upstream, limits).policy(&hooks).start();
     for status in [200, 200, 200, 200, 200, 429, 429] {
         assert_eq!(chat(&gateway, CENT).status, status);
     }
     eventually("both are told", || receiver.count() == 2);
-    let mut told: Vec<Value> =
-        receiver.requests().iter().map(|post| serde_json::from_slice(&post.body).unwrap()).collect();
+    let mut told: Vec<Value> = receiver
+        .requests()
+        .iter()
+        .map(|post| serde_json::from_slice(&post.body).unwrap())
+        .collect();
     told.sort_by_key(|event| event["type"].to_string());
     assert_eq!(told[0]["type"], "budget.exceeded");
     assert_eq!(told[0]["data"]["spent_usd"], "0.05");

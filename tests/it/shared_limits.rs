@@ -9,7 +9,6 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 use weir::limits::Courier;
 use weir::limits::Demand;
-use weir::limits::Farewell;
 use weir::limits::Kind;
 use weir::limits::Limits;
 use weir::limits::Real;
@@ -35,7 +34,6 @@ struct Node {
     limits: Arc<Limits>,
     metrics: Arc<Metrics>,
     claims: Arc<Vec<Claim>>,
-    farewell: Farewell,
 }
 
 impl Node {
@@ -50,9 +48,9 @@ impl Node {
         let limits = Arc::new(Limits::shared());
         let metrics = Arc::new(Metrics::new().unwrap());
         let redis = weir::limits::Redis::parse(&redis.url()).unwrap();
-        let (courier, farewell) = Courier::new(&limits, redis, Arc::clone(&metrics)).unwrap();
+        let courier = Courier::new(&limits, redis, Arc::clone(&metrics)).unwrap();
         runtime.spawn(courier.run());
-        Self { runtime, limits, metrics, claims, farewell }
+        Self { runtime, limits, metrics, claims }
     }
 
     fn is_up(&self) -> bool {
@@ -100,7 +98,8 @@ impl Node {
 
 fn three(redis: &Redis, yaml: &str) -> Vec<Node> {
     let nodes: Vec<_> = (0..3).map(|_| Node::start(redis, yaml)).collect();
-    eventually("all reach Redis", || nodes.iter().all(Node::is_up));
+    let meet = |node: &Node| node.is_up() && node.metrics.gateways().get() == 3;
+    eventually("all reach Redis, and know of each other", || nodes.iter().all(meet));
     nodes
 }
 
@@ -220,7 +219,7 @@ fn what_a_gateway_does_not_use_comes_back_when_it_rests_or_leaves() {
     let nodes = three(&redis, "limits: [{ name: l, budget: { usd: 1, every: month } }]");
     let [one, two, three] = &nodes[..] else { unreachable!() };
     assert!(one.once(&a_cent()) && two.once(&a_cent()));
-    one.farewell.say(Duration::from_secs(5));
+    one.limits.leave(Duration::from_secs(5));
     let mut spent = 2;
     eventually("a third one can use all that is left", || {
         spent += usize::from(three.once(&a_cent()));
@@ -253,9 +252,8 @@ fn a_gateway_that_dies_leaves_a_part_to_the_others_and_never_more_than_there_is(
 #[test]
 fn without_redis_each_limit_does_what_it_says_and_nobody_waits() {
     let redis = Redis::stopped();
-    let limit = |down: &str| {
-        format!("limits: [{{ name: l, requests: 4/min, on_redis_down: {down} }}]")
-    };
+    let limit =
+        |down: &str| format!("limits: [{{ name: l, requests: 4/min, on_redis_down: {down} }}]");
     let admitted = |down: &str| {
         let node = Node::start(&redis, &limit(down));
         (0..10).filter(|_| node.once(&Demand::default())).count()
@@ -306,7 +304,10 @@ fn three_gateways_before_one_redis_that_is_killed_serve_no_more_than_a_dollar() 
         limited(&upstream, limits).config(&config).start()
     };
     let gateways = [gateway(), gateway(), gateway()];
-    let up = |gateway: &Gateway| gateway.metric("weir_redis_up", &[]) > 0.5;
+    let up = |gateway: &Gateway| {
+        let metrics = gateway.metrics();
+        metrics.sum("weir_redis_up", &[]) > 0.5 && metrics.sum("weir_gateways", &[]) > 2.5
+    };
     eventually("all reach Redis", || gateways.iter().all(up));
     let served = AtomicUsize::new(0);
     let clients = |turns: usize| {
