@@ -4,6 +4,8 @@ use std::net::Ipv4Addr;
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use http::Uri;
@@ -21,6 +23,9 @@ use crate::config::ConfigError;
 use crate::config::Environment;
 use crate::config::LogFormat;
 use crate::hooks::Hooks;
+use crate::limits::Courier;
+use crate::limits::Keeper;
+use crate::limits::Limits;
 use crate::metering::tokens;
 use crate::policy;
 use crate::policy::Policy;
@@ -44,6 +49,7 @@ use crate::store::Database;
 use crate::store::Datasets;
 use crate::store::Fingerprinter;
 use crate::store::KeyRing;
+use crate::store::LimitCounters;
 use crate::store::Recorder;
 use crate::store::StoreError;
 use crate::telemetry::log;
@@ -61,6 +67,8 @@ const KEYS_FIRST: Duration = Duration::from_secs(3);
 /// When providers are first asked for shutdown dates, and how often from then on.
 const SHUTDOWNS_FIRST: Duration = Duration::from_secs(60);
 const SHUTDOWNS_EVERY: Duration = Duration::from_secs(24 * 3600);
+/// Longest wait at the start for what was used of limits before.
+const RESTORE: Duration = Duration::from_secs(5);
 /// Time for shipping when the drain has used up all of its own.
 const LEAST_SHIPPING: Duration = Duration::from_millis(500);
 
@@ -101,7 +109,6 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
         config.log.format = LogFormat::Json;
     }
     let log = start_log(&config)?;
-    warn_of_inert(&config);
     let mut tasks: Vec<(&'static str, Task)> = Vec::new();
     let mut policy_settings = environment.for_policies();
     if arguments.simulate {
@@ -119,8 +126,13 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
     let live = Arc::new(LiveStats::default());
     let database = config.open_store(&environment)?;
     let recorder = start_recorder(&config, &environment, database.as_ref(), &metrics)?;
-    let access = access(&config, &environment, database.as_ref())?;
+    let (limits, courier) = limits(&config, &metrics)?;
+    let access = access(&config, &environment, database.as_ref(), Arc::clone(&limits))?;
     tasks.extend(keep_keys(&access, database.as_ref(), &metrics));
+    let counters = keep_limits(&limits, &policy, &metrics, database.as_ref())?;
+    let store = database.clone().map(LimitCounters::of);
+    let last_counters =
+        Keeper::new(Arc::clone(&limits), Arc::clone(&policy), Arc::clone(&metrics), store);
     let gateway = Gateway::new(
         Arc::clone(&policy),
         Arc::clone(&upstreams),
@@ -139,10 +151,15 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
         policy: Arc::clone(&policy),
         settings: Arc::new(policy_settings.clone()),
         figures: figures(&live, &upstreams),
+        limits: Arc::clone(&limits),
     };
     let control = control_plane(&config, &environment, &metrics, &readiness, policies, ledger)?;
     tasks.push(("control plane", control));
     tasks.push(("policies", reload(&config, policy_settings, &policy, &upstreams, &metrics)));
+    if let Some(courier) = courier {
+        tasks.push(("redis", Box::pin(courier.run())));
+    }
+    tasks.push(("limits", tell_of_limits(counters, &upstreams, &metrics, &policy)));
     let shutdowns = watch_shutdowns(Arc::clone(&upstreams), Arc::clone(&policy), Arc::clone(&live));
     tasks.push(("shutdowns", Box::pin(shutdowns)));
     tasks.push(("chores", Box::pin(chores(upstreams, policy, live, Arc::clone(&metrics)))));
@@ -150,9 +167,12 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
     let settings = server_settings(&config, arguments.upgrade);
     tracing::info!(listen = %config.listen, control = %config.control.listen, simulate = arguments.simulate, "starting");
     let log = Arc::new(log);
-    let at_end = (recorder.clone(), Arc::clone(&log));
+    let at_end =
+        (recorder.clone(), Arc::clone(&log), Arc::clone(&limits), Mutex::new(Some(last_counters)));
     server::run(&settings, gateway, &metrics, &readiness, tasks, move |patience| {
-        let (recorder, log) = &at_end;
+        let (recorder, log, limits, counters) = &at_end;
+        limits.leave(LEAST_SHIPPING);
+        write_last(counters, patience);
         if let Some(recorder) = recorder {
             recorder.close(patience.max(LEAST_SHIPPING));
         }
@@ -259,6 +279,7 @@ fn access(
     config: &Config,
     environment: &Environment,
     database: Option<&Database>,
+    limits: Arc<Limits>,
 ) -> Result<Access, AppError> {
     let secret = environment.user_secret();
     let spool = database.map(|_| config.spool.dir.as_path());
@@ -273,7 +294,8 @@ fn access(
             );
         }
     }
-    Ok(Access { requires_key, keys, fingerprints: Fingerprinter::new(secret.as_ref(), spool) })
+    let fingerprints = Fingerprinter::new(secret.as_ref(), spool);
+    Ok(Access { requires_key, keys, fingerprints, limits })
 }
 
 fn keep_keys(
@@ -285,11 +307,68 @@ fn keep_keys(
     Some(("keys", Box::pin(keys.keep_fresh(database, Arc::clone(metrics)))))
 }
 
-/// Says what is configured and not acted on, so that nobody relies on it.
-fn warn_of_inert(config: &Config) {
-    if config.redis.is_some() {
-        tracing::warn!("`redis` is set; this version has no shared limits to keep in it");
+/// The limits' counters; shared, and then with who talks to Redis, where there is one.
+fn limits(
+    config: &Config,
+    metrics: &Arc<Metrics>,
+) -> Result<(Arc<Limits>, Option<Courier>), AppError> {
+    let Some(redis) = config.redis()? else { return Ok((Arc::default(), None)) };
+    let limits = Arc::new(Limits::shared());
+    let courier = Courier::new(&limits, redis, Arc::clone(metrics));
+    Ok((limits, courier))
+}
+
+/// Counters of limits that outlive the process: those of before are read now, as far as the store
+/// answers soon.
+fn keep_limits(
+    limits: &Arc<Limits>,
+    policy: &Arc<PolicyHandle>,
+    metrics: &Arc<Metrics>,
+    database: Option<&Database>,
+) -> Result<Keeper, AppError> {
+    let store = database.cloned().map(LimitCounters::of);
+    let mut keeper =
+        Keeper::new(Arc::clone(limits), Arc::clone(policy), Arc::clone(metrics), store);
+    if !policy.current().limits().is_empty() {
+        cli::wait_for(async {
+            if tokio::time::timeout(RESTORE, keeper.restore()).await.is_err() {
+                tracing::warn!("the store does not answer; what was used of limits comes later");
+            }
+        })?;
     }
+    Ok(keeper)
+}
+
+/// Writes counters down a last time; waits for it no longer than it may.
+fn write_last(keeper: &Mutex<Option<Keeper>>, patience: Duration) {
+    let keeper = keeper.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let Some(mut keeper) = keeper else { return };
+    let patience = patience.clamp(LEAST_SHIPPING, RESTORE);
+    // A thread of its own: this one may run a runtime.
+    let written = std::thread::spawn(move || {
+        cli::wait_for(async {
+            tokio::time::timeout(patience, keeper.write_all()).await.is_err().then(|| {
+                tracing::warn!("the store does not answer; what was used of limits last is lost");
+            })
+        })
+    });
+    // It does not panic.
+    let _ = written.join();
+}
+
+/// Writes counters down while the process lives, and tells the policy's hooks of spent budgets.
+fn tell_of_limits(
+    keeper: Keeper,
+    upstreams: &Arc<Upstreams>,
+    metrics: &Arc<Metrics>,
+    policy: &Arc<PolicyHandle>,
+) -> Task {
+    let hooks = Hooks::new(Arc::clone(upstreams), Arc::clone(metrics));
+    let policy = Arc::clone(policy);
+    Box::pin(keeper.run(move |news| {
+        tracing::warn!(limit = %news.limit, subject = news.subject, spent_usd = %news.spent, budget_usd = %news.budget, "{}", news.event);
+        hooks.post(&policy.current(), news.event, &json!(news));
+    }))
 }
 
 /// A simulator on a free port; its listener is there before anybody asks.

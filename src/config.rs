@@ -10,6 +10,7 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use thiserror::Error;
 
+use crate::limits::Redis;
 use crate::policy::Settings as PolicySettings;
 use crate::policy::expand;
 use crate::policy::units::Seconds;
@@ -302,6 +303,15 @@ impl Config {
         Database::parse(&self.store).map_err(|message| ConfigError(format!("`store`: {message}")))
     }
 
+    /// Where limits are shared, if anywhere.
+    ///
+    /// # Errors
+    /// A setting that is no URL of a Redis.
+    pub fn redis(&self) -> Result<Option<Redis>, ConfigError> {
+        let Some(url) = &self.redis else { return Ok(None) };
+        Redis::parse(url).map(Some).map_err(|message| ConfigError(format!("`redis`: {message}")))
+    }
+
     /// The database with the object store beside it; `None` when the store is off.
     ///
     /// # Errors
@@ -422,6 +432,7 @@ impl Config {
             return fail("`spool.dir` must name a folder and `spool.max_bytes` be more than 0");
         }
         self.database()?;
+        self.redis()?;
         self.object_store(environment)?;
         if self.tls.as_ref().is_some_and(|tls| tls.certificate.is_empty() || tls.key.is_empty()) {
             return fail("`tls` needs both `certificate` and `key`");

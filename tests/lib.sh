@@ -53,6 +53,11 @@ need_postgres() {
   have initdb || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || install_packages postgresql
 }
 
+# need_redis: a server that tests can start.
+need_redis() {
+  need_packages redis-server=redis-server
+}
+
 # need_moto: a server that speaks S3, from PyPI; the tests look for it here, then in the PATH.
 need_moto() {
   local moto=$target/moto

@@ -5,6 +5,7 @@ mod feedback;
 mod in_force;
 mod interactions;
 mod keys;
+mod limits;
 mod models;
 mod policies;
 mod replay;
@@ -35,6 +36,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::limits::Limits;
 use crate::openai::error::ApiError;
 use crate::policy::PolicyHandle;
 use crate::policy::Settings;
@@ -86,6 +88,7 @@ struct Parts {
     policy: Arc<PolicyHandle>,
     settings: Arc<Settings>,
     figures: Figures,
+    limits: Arc<Limits>,
     recorder: Option<Arc<Recorder>>,
     database: Option<Database>,
     ledger: Option<Ledger>,
@@ -125,9 +128,19 @@ pub fn router(
         ledger.inspect_err(|error| tracing::error!(%error, "spend cannot be read")).ok()
     });
     let token = token.map(Arc::new);
-    let PolicyParts { policy, settings, figures } = policy;
-    let parts =
-        Parts { metrics, readiness, policy, settings, figures, recorder, database, ledger, token };
+    let PolicyParts { policy, settings, figures, limits } = policy;
+    let parts = Parts {
+        metrics,
+        readiness,
+        policy,
+        settings,
+        figures,
+        limits,
+        recorder,
+        database,
+        ledger,
+        token,
+    };
     let (router, description) = OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(healthz))
         .routes(routes!(readyz))
@@ -139,6 +152,7 @@ pub fn router(
         .routes(routes!(feedback::feedback))
         .routes(routes!(models::models))
         .routes(routes!(models::model))
+        .merge(limits::router())
         .merge(policies::router())
         .merge(replay::router())
         .merge(datasets::router())

@@ -23,6 +23,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::limits::Limits;
 use crate::openai::error::ApiError;
 use crate::policy;
 use crate::policy::AssumedKey;
@@ -58,6 +59,8 @@ pub struct PolicyParts {
     pub settings: Arc<Settings>,
     /// How the models are doing.
     pub figures: Figures,
+    /// What is used of its limits.
+    pub limits: Arc<Limits>,
 }
 
 /// Policy files by name; those of tests begin with `tests/`.

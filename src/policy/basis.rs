@@ -105,6 +105,12 @@ pub struct Basis {
     /// Whether conditions held that ask for what no record may keep.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub held: BTreeMap<String, bool>,
+    /// What was left of the tightest budget in USD, where a rule may ask.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget_left_usd: Option<f64>,
+    /// How much of it was used, 0 to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget_used: Option<f64>,
     /// How the models that were asked about were doing.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub models: BTreeMap<String, ModelState>,
@@ -146,6 +152,10 @@ impl Basis {
             most_tokens: Some(most).filter(|most| *most < Told::NOTHING.most),
             user: if policy.sticks_to_users() { facts.user_digest() } else { String::new() },
             held: held(policy, facts, decision),
+            // No budget at all is infinite, which JSON cannot say.
+            budget_left_usd: Some(facts.key.budget_left_usd).filter(|left| left.is_finite()),
+            budget_used: Some(facts.key.budget_used)
+                .filter(|_| facts.key.budget_left_usd.is_finite()),
             models: noted.models.take(),
             outputs: noted.outputs.take(),
         }

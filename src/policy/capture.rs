@@ -91,6 +91,10 @@ impl CaptureRule {
         self.when.as_ref().is_some_and(Expression::reads_tokens)
     }
 
+    pub(super) fn reads_budget(&self) -> bool {
+        self.when.as_ref().is_some_and(Expression::reads_budget)
+    }
+
     pub(super) fn reads_live(&self) -> bool {
         self.when.as_ref().is_some_and(|when| when.models().next().is_some())
     }

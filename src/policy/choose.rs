@@ -310,12 +310,18 @@ fn refuse(rule: &Arc<Rule>, why: Why) -> Stop {
 /// What the request is expected to use: its prompt, and what the route's answers usually take,
 /// at most what the client lets be made.
 fn expected_usage(rule: &Rule, input: u64, facts: &Facts<'_>) -> Usage {
+    let usual = usual_output(rule, facts);
+    let most = facts.view.max_output_tokens(facts.body).unwrap_or(u64::MAX);
+    Usage { input, output: usual.min(most), ..Usage::default() }
+}
+
+/// The output tokens that answers of a rule usually have.
+pub(super) fn usual_output(rule: &Rule, facts: &Facts<'_>) -> u64 {
     let usual = facts.live.expected_output(&rule.name).unwrap_or(USUAL_OUTPUT);
     // A mean of token counts is small and not negative.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "see above")]
     let usual = usual.clamp(0.0, 1e9).round() as u64;
-    let most = facts.view.max_output_tokens(facts.body).unwrap_or(u64::MAX);
-    Usage { input, output: usual.min(most), ..Usage::default() }
+    usual
 }
 
 /// The arm of a request: always the same for whom the split sticks to, else by chance.

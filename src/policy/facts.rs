@@ -215,7 +215,7 @@ impl<'a> Facts<'a> {
 }
 
 /// The first bytes of a text's digest.
-fn hex(text: &str, bytes: usize) -> String {
+pub(super) fn hex(text: &str, bytes: usize) -> String {
     let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
     digest.as_ref().iter().take(bytes).map(|byte| format!("{byte:02x}")).collect()
 }

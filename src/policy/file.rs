@@ -237,21 +237,21 @@ pub(super) struct LimitEntry {
     /// Such as 600/min.
     #[serde(default)]
     #[schemars(with = "Option<String>")]
-    pub(super) requests: Option<PerMinute>,
+    pub(super) requests: Option<Spanned<PerMinute>>,
     /// Such as 1000000/min.
     #[serde(default)]
     #[schemars(with = "Option<String>")]
-    pub(super) tokens: Option<PerMinute>,
+    pub(super) tokens: Option<Spanned<PerMinute>>,
     /// Calls at the same time.
     #[serde(default)]
-    pub(super) concurrent: Option<u32>,
+    #[schemars(with = "Option<u32>")]
+    pub(super) concurrent: Option<Spanned<u32>>,
     /// `reject` (default) or `{downgrade: model}`.
     #[serde(default)]
     #[schemars(with = "Option<serde_json::Value>")]
     pub(super) on_budget: Option<Spanned<serde_json::Value>>,
     /// local_share (default), reject or allow.
     #[serde(default)]
-    #[expect(dead_code, reason = "checked now, acted on later")]
     pub(super) on_redis_down: Option<OnRedisDown>,
 }
 
@@ -263,14 +263,13 @@ pub(super) struct BudgetEntry {
     #[schemars(with = "f64")]
     pub(super) usd: Spanned<Decimal>,
     /// The window, in UTC.
-    #[expect(dead_code, reason = "checked now, acted on later")]
     pub(super) every: Every,
 }
 
-/// A window of a budget.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+/// A window of a budget, in UTC; each longer than the one before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Every {
+pub enum Every {
     /// On the hour.
     Hour,
     /// From midnight.
@@ -284,7 +283,7 @@ pub(super) enum Every {
 /// What limits do without Redis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum OnRedisDown {
+pub enum OnRedisDown {
     /// The limit divided by the gateways last seen.
     LocalShare,
     /// No request passes.

@@ -22,6 +22,7 @@ use super::file::ModelEntry;
 use super::file::PolicyFile;
 use super::findings::File;
 use super::findings::Findings;
+use super::limits;
 use super::models::Models;
 use super::routes::MOST_RULES;
 use super::routes::Routes;
@@ -116,8 +117,11 @@ fn resolve(
     let rules = resolve_rules(parsed, &models, findings);
     let mut hooks = Vec::new();
     let mut captures = Vec::new();
+    let mut limits = limits::Section::new(&models);
     for (file, parsed) in parsed {
-        clauses::check(parsed, *file, &models, findings);
+        for entry in &parsed.limits {
+            limits.add(&entry.value, *file, findings);
+        }
         for entry in &parsed.capture {
             captures.extend(capture::rule(&entry.value, *file, findings));
         }
@@ -125,8 +129,10 @@ fn resolve(
             hooks.extend(clauses::hook(&entry.value, *file, secrets, findings).map(Arc::new));
         }
     }
-    let reads_live =
-        rules.iter().any(|rule| rule.reads_live()) || captures.iter().any(CaptureRule::reads_live);
+    let limits = limits.into_limits();
+    let reads_live = rules.iter().any(|rule| rule.reads_live())
+        || captures.iter().any(CaptureRule::reads_live)
+        || limits.iter().any(|limit| limit.reads_live());
     Some(Policy {
         revision: HeaderValue::from_str(revision).ok()?,
         upstreams,
@@ -135,6 +141,7 @@ fn resolve(
         default_rule: Arc::new(Rule::unruled("default")),
         passthrough_rule: Arc::new(Rule::unruled("passthrough")),
         captures,
+        limits,
         reads_live,
         hooks,
         warnings: Vec::new(),

@@ -14,6 +14,7 @@ mod facts;
 mod file;
 mod findings;
 mod hook;
+mod limits;
 mod load;
 mod models;
 mod reload;
@@ -64,9 +65,16 @@ pub use facts::Live;
 pub use facts::ModelState;
 pub use facts::NO_SHUTDOWN;
 pub use file::CaptureMode;
+pub use file::Every;
 pub use file::OnDisconnect;
+pub use file::OnRedisDown;
 pub use file::schema;
 pub use hook::Hook;
+pub use limits::Budget;
+pub use limits::Claim;
+pub use limits::Limit;
+pub use limits::Outlook;
+pub use limits::Per;
 pub use load::Checked;
 pub use load::Settings;
 pub(crate) use load::expand;
@@ -109,6 +117,7 @@ pub struct Policy {
     default_rule: Arc<Rule>,
     passthrough_rule: Arc<Rule>,
     captures: Vec<CaptureRule>,
+    limits: Vec<Arc<Limit>>,
     reads_live: bool,
     hooks: Vec<Arc<Hook>>,
     /// What it was made from.
@@ -175,6 +184,13 @@ impl Policy {
     pub fn reads_tokens(&self) -> bool {
         self.rules.iter().any(|rule| rule.reads_tokens())
             || self.captures.iter().any(CaptureRule::reads_tokens)
+            || self.limits.iter().any(|limit| limit.reads_tokens())
+    }
+
+    /// Whether any rule asks what is left of the caller's budget.
+    pub fn reads_budget(&self) -> bool {
+        self.rules.iter().any(|rule| rule.reads_budget())
+            || self.captures.iter().any(CaptureRule::reads_budget)
     }
 
     /// The tokenizer of a model.

@@ -420,13 +420,14 @@ fn decide(policy: &Policy, call: &Recorded) -> Option<Decision> {
     }
     let headers = headers(call);
     let live = Remembered { basis: call.basis.as_ref(), usual: Assumed::new(policy, call.unix_s) };
+    let noted = call.basis.as_ref();
     let key = KeyFacts {
         name: &call.key,
         team: &call.team,
-        tags: call.basis.as_ref().map_or(&[], |basis| &basis.key_tags),
+        tags: noted.map_or(&[], |basis| &basis.key_tags),
         importance: "normal",
-        budget_left_usd: f64::INFINITY,
-        budget_used: 0.0,
+        budget_left_usd: noted.and_then(|basis| basis.budget_left_usd).unwrap_or(f64::INFINITY),
+        budget_used: noted.and_then(|basis| basis.budget_used).unwrap_or(0.0),
     };
     let mut facts = Facts::new(endpoint, (&view, body), prompt, &headers, key, &live);
     facts.unix_s = call.unix_s;

@@ -254,7 +254,7 @@ impl<'a> Routes<'a> {
     }
 }
 
-const UNKNOWN_MODEL: &str = "define it under `models`";
+pub(super) const UNKNOWN_MODEL: &str = "define it under `models`";
 
 fn header(name: &Spanned<String>, file: File<'_>, findings: &mut Findings) -> Option<HeaderValue> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/".contains(&byte);

@@ -112,6 +112,11 @@ impl Rule {
             || self.when.as_ref().is_some_and(Expression::reads_tokens)
     }
 
+    /// Whether its decision depends on what is left of a budget.
+    pub(super) fn reads_budget(&self) -> bool {
+        self.when.as_ref().is_some_and(Expression::reads_budget)
+    }
+
     /// Whether its decision depends on how models are doing.
     pub(super) fn reads_live(&self) -> bool {
         matches!(self.action, Action::Cheapest(_) | Action::Fastest(_))

@@ -12,6 +12,7 @@ use http::StatusCode;
 use http::header;
 use http::request::Parts;
 
+use crate::limits::Limits;
 use crate::openai::error::ApiError;
 use crate::policy::CaptureMode;
 use crate::policy::Route;
@@ -40,6 +41,8 @@ pub struct Access {
     pub keys: Option<Arc<KeyRing>>,
     /// Tells callers with keys of their own apart.
     pub fingerprints: Fingerprinter,
+    /// How much they may use.
+    pub limits: Arc<Limits>,
 }
 
 /// A caller, as limits, rules and records know it. A clone is the same caller, and cheap.
@@ -285,7 +288,7 @@ mod tests {
     fn access(requires_key: bool) -> Access {
         let secret = "a secret".to_owned().into();
         let fingerprints = Fingerprinter::new(Some(&secret), None);
-        Access { requires_key, keys: None, fingerprints }
+        Access { requires_key, keys: None, fingerprints, limits: Arc::default() }
     }
 
     #[test]

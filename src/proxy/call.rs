@@ -34,6 +34,7 @@ use super::capture::CAPTURE;
 use super::error;
 use super::live::LiveStats;
 use super::notes::Notes;
+use super::quota;
 use super::record::Record;
 use super::record::micros;
 use super::relay::Reply;
@@ -48,7 +49,7 @@ const COST: HeaderName = HeaderName::from_static("x-weir-cost-usd");
 const COST_STATUS: HeaderName = HeaderName::from_static("x-weir-cost-status");
 const DECISION: HeaderName = HeaderName::from_static("x-weir-decision");
 const OVERHEAD: HeaderName = HeaderName::from_static("x-weir-overhead-us");
-const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+pub(super) const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 /// A call that is going on. Recorded when dropped.
 pub(super) struct Call {
@@ -84,6 +85,8 @@ impl Call {
             request: Bytes::new(),
             attempts: 0,
             tries: Vec::new(),
+            permit: None,
+            refusal: None,
             capture: Capture::metadata(),
             facts: None,
             response: Bytes::new(),
@@ -159,6 +162,9 @@ impl Call {
         self.response = Bytes::new();
         self.capture = self.capture.at_most(CaptureMode::Metadata);
         let mut response = error::reply(error);
+        if let Some(refusal) = &self.refusal {
+            quota::explain(refusal, response.headers_mut());
+        }
         self.answer_with(error.status, response.headers_mut());
         response
     }
@@ -201,6 +207,9 @@ impl Call {
         }
         if let Some(explanation) = self.explanation.take() {
             set(headers, DECISION, &explanation);
+        }
+        if let Some(permit) = &self.permit {
+            quota::tell_standing(permit, headers);
         }
         if self.attempts > 1 && status >= 400 {
             headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));

@@ -8,6 +8,7 @@ use http::HeaderMap;
 use http::HeaderName;
 use tokio::sync::Semaphore;
 
+use crate::limits::Now;
 use crate::metering::lazy::Effort;
 use crate::metering::lazy::LazyPrompt;
 use crate::metering::tokens;
@@ -16,11 +17,13 @@ use crate::openai::request::RequestView;
 use crate::policy::Basis;
 use crate::policy::Capture;
 use crate::policy::CaptureMode;
+use crate::policy::Claim;
 use crate::policy::EvalError;
 use crate::policy::Explanation;
 use crate::policy::Facts;
 use crate::policy::KeyFacts;
 use crate::policy::Noted;
+use crate::policy::Outlook;
 use crate::policy::Route;
 use crate::policy::Rule;
 use crate::policy::Stop;
@@ -48,21 +51,30 @@ pub(super) struct Asked<'a> {
     pub(super) body: &'a Bytes,
 }
 
+/// Where a request goes, and the limits that hold for it.
+pub(super) struct Decision {
+    pub(super) route: Route,
+    pub(super) claims: Vec<Claim>,
+    /// What it is expected to take, where a limit asks.
+    pub(super) outlook: Option<Outlook>,
+}
+
 /// Decides, and writes the decision down where the client wants to see it.
 pub(super) async fn decide(
     gateway: &Gateway,
     asked: &Asked<'_>,
     call: &mut Call,
-) -> Result<Route, ApiError> {
+) -> Result<Decision, ApiError> {
     let explains = asked.headers.contains_key(EXPLAIN);
-    if let Some(capture) = call.policy.captures_all()
+    if call.policy.limits().is_empty()
+        && let Some(capture) = call.policy.captures_all()
         && let Some(route) = call.policy.unconditional(asked.view.model()).filter(|_| !explains)
     {
         call.capture = capture.at_most(capture::allowed(asked.headers, &call.client));
-        return Ok(route);
+        return Ok(Decision { route, claims: Vec::new(), outlook: None });
     }
     let mut decision = choose(gateway, asked, call, None);
-    if decision == Err(Stop::NeedsExact) {
+    if matches!(decision, Err(Stop::NeedsExact)) {
         let tokens = count(asked, call).await;
         decision = choose(gateway, asked, call, Some(tokens));
     }
@@ -83,15 +95,31 @@ pub(super) fn capture_of_head(gateway: &Gateway, headers: &HeaderMap, call: &Cal
     if call.policy.captures_all().is_some() {
         return least;
     }
+    let ruled = by_head(gateway, headers, call, |facts| call.policy.capture(facts));
+    Capture { durable: false, ..ruled.and_then(Result::ok).unwrap_or(least).at_most(least.mode) }
+}
+
+/// The limits of a call whose body is not read, by what its head tells.
+pub(super) fn claims_of_head(gateway: &Gateway, headers: &HeaderMap, call: &Call) -> Vec<Claim> {
+    let claims = by_head(gateway, headers, call, |facts| call.policy.claims(facts));
+    claims.and_then(Result::ok).unwrap_or_default()
+}
+
+/// Asks about a call whose body is not read, or not yet.
+fn by_head<T>(
+    gateway: &Gateway,
+    headers: &HeaderMap,
+    call: &Call,
+    ask: impl FnOnce(&Facts<'_>) -> T,
+) -> Option<T> {
     const NOTHING: &[u8] = b"{}";
-    let Ok(view) = RequestView::parse_model_optional(NOTHING) else { return least };
+    let view = RequestView::parse_model_optional(NOTHING).ok()?;
     let live = LiveView::new(&gateway.live, &gateway.upstreams, &call.policy);
     let prompt = LazyPrompt::new(call.policy.encoding_of(""), "", NOTHING);
     let key = key_of(&call.client);
     let mut facts = Facts::new(call.endpoint, (&view, NOTHING), prompt, headers, key, &live);
     facts.unix_s = call.id.get_timestamp().map_or(0, |time| time.to_unix().0);
-    let ruled = call.policy.capture(&facts).unwrap_or(least);
-    Capture { durable: false, ..ruled.at_most(least.mode) }
+    Some(ask(&facts))
 }
 
 fn key_of(client: &Client) -> KeyFacts<'_> {
@@ -123,7 +151,7 @@ fn choose(
     asked: &Asked<'_>,
     call: &mut Call,
     tokens: Option<u64>,
-) -> Result<Route, Stop> {
+) -> Result<Decision, Stop> {
     let policy = Arc::clone(&call.policy);
     let view = LiveView::new(&gateway.live, &gateway.upstreams, &policy);
     let noted = Noted::of(&view);
@@ -139,8 +167,20 @@ fn choose(
     facts.unix_s = call.id.get_timestamp().map_or(0, |time| time.to_unix().0);
     let id = call.id.into_bytes();
     facts.draw = &id;
+    let claims = policy.claims(&facts).map_err(|_| Stop::NeedsExact)?;
+    if policy.reads_budget()
+        && let Some((left, used)) = gateway.access.limits.budget_left(&claims, Now::read())
+    {
+        (facts.key.budget_left_usd, facts.key.budget_used) = (left.to_f64(), used);
+    }
     let mut counted = Counted(&gateway.metrics);
     let mut decision = policy.choose(&facts, &mut counted);
+    let mut outlook = None;
+    if let Ok(route) = &decision
+        && claims.iter().any(|claim| claim.limit.counts_tokens())
+    {
+        outlook = Some(policy.outlook(&route.rule, &facts)?);
+    }
     // Also of a call that is refused: its record must not say more than the policy wants.
     if decision != Err(Stop::NeedsExact) {
         match policy.capture(&facts) {
@@ -164,7 +204,7 @@ fn choose(
             call.explanation = Some(explanation.to_header());
         }
     }
-    decision
+    decision.map(|route| Decision { route, claims, outlook })
 }
 
 /// Counts what it took to know the prompt's tokens, where a rule asked for them.

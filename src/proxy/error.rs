@@ -7,6 +7,9 @@ use http::Response;
 use http::StatusCode;
 use http::header;
 
+use crate::limits::Kind;
+use crate::limits::Refusal;
+use crate::metering::money::Usd;
 use crate::openai::error::ApiError;
 use crate::policy::Why;
 use crate::upstream::Failure;
@@ -172,6 +175,50 @@ pub(super) fn refused(why: &Why, model: &str) -> ApiError {
                 "The prompt has {tokens} tokens, and the longest of the models that may take it                  holds {longest}. Send less."
             ),
         ),
+    }
+}
+
+/// What a client is told whom a limit refuses.
+pub(super) fn limited(refusal: &Refusal) -> ApiError {
+    let limit = &refusal.limit;
+    let (most, wanted) = (refusal.most, refusal.wanted);
+    let rate = |kind, what: &str| {
+        let message = match refusal.retry_after {
+            Some(after) => format!(
+                "Rate limit `{limit}` of {most} {what} per minute is reached. Try again in {} s.",
+                after.as_secs_f64()
+            ),
+            None => format!(
+                "The request is too large: it may take {wanted} {what}, and limit `{limit}` is \
+                 {most} per minute. Send less, or ask for a shorter answer."
+            ),
+        };
+        ApiError::new(429, kind, "rate_limit_exceeded", message)
+    };
+    match refusal.kind {
+        Some(Kind::Requests) => rate("requests", "requests"),
+        Some(Kind::Tokens) => rate("tokens", "tokens"),
+        Some(Kind::Concurrent) => {
+            let message = format!(
+                "Limit `{limit}` of {most} calls at the same time is reached. Try again when one \
+                 of them has ended."
+            );
+            ApiError::new(429, "requests", "rate_limit_exceeded", message)
+        }
+        Some(Kind::Budget) => {
+            let usd = Usd::from_picodollars(most);
+            let message = format!(
+                "Budget `{limit}` of {usd} USD is spent, or what is left of it does not pay for \
+                 this request."
+            );
+            ApiError::new(429, "insufficient_quota", "budget_exceeded", message)
+        }
+        None => {
+            let message = format!(
+                "Limit `{limit}` cannot be checked now, and lets nothing pass then. Try again later."
+            );
+            ApiError::new(503, "api_error", "server_overloaded", message)
+        }
     }
 }
 

@@ -14,6 +14,7 @@ mod live;
 mod models;
 mod notes;
 mod passthrough;
+mod quota;
 mod radar;
 mod record;
 mod relay;
@@ -147,6 +148,7 @@ impl Gateway {
         let default = Arc::clone(call.policy.default_upstream());
         if head::wants_websocket(&head.headers) {
             call.check_key(&default)?;
+            quota::admit_head(self, head, call).await?;
             return tunnel::open(self, head, path, call).await;
         }
         match call.endpoint {
@@ -179,9 +181,10 @@ impl Gateway {
         };
         let asked = Asked { headers: &head.headers, view: &view, body: &raw };
         auth::check_asked(&call.client, view.model(), call.policy.knows_model(view.model()))?;
-        let mut route = decide(self, &asked, call).await?;
-        auth::check_route(&call.client, &mut route)?;
+        let mut decision = decide(self, &asked, call).await?;
+        auth::check_route(&call.client, &mut decision.route)?;
         capture::check(call.capture, self.recorder.as_deref())?;
+        let route = quota::admit(self, decision, call).await?;
         call.check_key(&route.target.upstream)?;
         call.decided(&view, route.clone(), raw.clone(), &self.live);
 

@@ -41,6 +41,7 @@ use super::error;
 use super::head;
 use super::models;
 use super::outgoing;
+use super::quota;
 use super::relay::Observer;
 
 /// Where text becomes speech.
@@ -61,6 +62,7 @@ where
 {
     let route = call.policy.passthrough("");
     call.check_key(&route.target.upstream)?;
+    quota::admit_head(gateway, head, call).await?;
     let mut headers = head::for_upstream(&head.headers);
     auth::credential(&mut headers, &call.client, &route.target.upstream);
     let copy = Copied::default();

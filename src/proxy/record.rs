@@ -11,6 +11,9 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::limits::Permit;
+use crate::limits::Real;
+use crate::limits::Refusal;
 use crate::metering::cost::Bill;
 use crate::metering::cost::UsageSource;
 use crate::metering::cost::price;
@@ -76,6 +79,10 @@ pub(super) struct Record {
     pub(super) attempts: u32,
     /// Each try's target and outcome.
     pub(super) tries: Vec<Try>,
+    /// What it holds of its limits.
+    pub(super) permit: Option<Permit>,
+    /// The limit that refused it.
+    pub(super) refusal: Option<Box<Refusal>>,
     /// What is kept of the call.
     pub(super) capture: Capture,
     /// What routing saw of the request.
@@ -169,12 +176,26 @@ impl Record {
         self.bill_reported();
         let took = self.started.elapsed();
         self.note_live(took);
+        self.settle();
         metrics.record(&self.labels(), &self.observation(took));
         self.log(took);
         if let Some(recorder) = recorder.filter(|_| !self.recorded) {
             self.keep(took, |interaction, pair| recorder.record(&interaction, pair));
         }
         metrics.in_flight().dec();
+    }
+
+    /// Gives back of its limits what the call did not use.
+    fn settle(&mut self) {
+        let Some(permit) = self.permit.take() else { return };
+        let usage = self.usage.unwrap_or_default();
+        // Not what failed through no fault of the request's, or was never sent.
+        let failed = self.status >= 500 || matches!(self.status, 408 | 429 | CLIENT_CLOSED_REQUEST);
+        permit.settle(&Real {
+            counts: self.usage.is_some() || self.attempts > 0 && !failed,
+            tokens: usage.input.saturating_add(usage.output),
+            usd: self.bill.as_ref().and_then(|bill| bill.cost).unwrap_or_default(),
+        });
     }
 
     pub(super) fn bill_reported(&mut self) {

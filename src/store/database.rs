@@ -74,6 +74,12 @@ const MIGRATIONS: &[Migration] = &[
         sqlite: include_str!("migrations/sqlite/0004_keys.sql"),
         postgres: include_str!("migrations/postgres/0004_keys.sql"),
     },
+    Migration {
+        version: 5,
+        name: "limits",
+        sqlite: include_str!("migrations/sqlite/0005_limits.sql"),
+        postgres: include_str!("migrations/postgres/0005_limits.sql"),
+    },
 ];
 
 /// Why the store did not do what it was asked.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use dashmap::DashMap;
 use prometheus::Encoder;
+use prometheus::GaugeVec;
 use prometheus::Histogram;
 use prometheus::HistogramOpts;
 use prometheus::HistogramVec;
@@ -185,6 +186,10 @@ pub struct Metrics {
     /// Streams that could have been sampled.
     samples: AtomicU64,
     days_to_shutdown: IntGaugeVec,
+    budgets: GaugeVec,
+    redis_up: IntGauge,
+    redis_calls: IntCounter,
+    gateways: IntGauge,
     /// Series by their joined label values: one look-up for a call instead of a dozen.
     calls: DashMap<String, Arc<Series>>,
 }
@@ -357,6 +362,24 @@ impl Metrics {
                 "Days until OpenAI shuts a model down; negative after it",
                 &["model"],
             )?,
+            budgets: {
+                let (name, help) = ("weir_budget_remaining_usd", "What is left of a budget in USD");
+                let vec = GaugeVec::new(Opts::new(name, help), &["limit", "subject"])?;
+                r.register(Box::new(vec.clone()))?;
+                vec
+            },
+            redis_up: gauge(
+                r,
+                "weir_redis_up",
+                "1 when limits are shared by Redis, 0 when it is away or there is none",
+            )?,
+            gateways: gauge(r, "weir_gateways", "Gateways that share limits, as last seen")?,
+            redis_calls: {
+                let (name, help) = ("weir_redis_calls_total", "Round trips to Redis for limits");
+                let counter = IntCounter::new(name, help)?;
+                r.register(Box::new(counter.clone()))?;
+                counter
+            },
             calls: DashMap::new(),
             registry,
         })
@@ -471,6 +494,29 @@ impl Metrics {
     /// Sets the days that a model has left.
     pub fn model_shutdown(&self, model: &str, days: i64) {
         self.days_to_shutdown.with_label_values(&[model]).set(days);
+    }
+
+    /// Sets what is left of all budgets, by limit and subject.
+    pub fn budgets<'a>(&self, left: impl Iterator<Item = (&'a str, &'a str, Usd)>) {
+        self.budgets.reset();
+        for (limit, subject, usd) in left {
+            self.budgets.with_label_values(&[limit, subject]).set(usd.to_f64());
+        }
+    }
+
+    /// Whether Redis shares the limits.
+    pub fn redis_up(&self) -> &IntGauge {
+        &self.redis_up
+    }
+
+    /// Gateways that share limits.
+    pub fn gateways(&self) -> &IntGauge {
+        &self.gateways
+    }
+
+    /// Round trips to Redis.
+    pub fn redis_calls(&self) -> &IntCounter {
+        &self.redis_calls
     }
 
     /// Every series as text, in Prometheus' exposition format.

@@ -25,6 +25,7 @@ const PURE: &[&str] = &[
     "policy/file.rs",
     "policy/findings.rs",
     "policy/mod.rs",
+    "policy/limits.rs",
     "policy/models.rs",
     "policy/replay.rs",
     "policy/routes.rs",

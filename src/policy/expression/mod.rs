@@ -126,6 +126,11 @@ impl Expression {
         self.inputs.iter().any(Input::is_counted)
     }
 
+    /// Whether it asks what is left of a budget.
+    pub fn reads_budget(&self) -> bool {
+        self.inputs.iter().any(|input| input.label.starts_with("key.budget_"))
+    }
+
     /// The entries that it reads by a fixed key, as map and key: `("header", "user-agent")`. Those
     /// that hold secrets are left out.
     pub fn entries(&self) -> impl Iterator<Item = (&str, &str)> {

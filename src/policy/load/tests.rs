@@ -577,20 +577,64 @@ fn the_value_of_a_variable_is_in_no_message() {
 }
 
 #[test]
-fn a_section_that_is_not_acted_on_is_checked_and_says_so() {
-    insta::assert_snapshot!(shown("limits:\n  - { name: l, per: keys, requests: 5/min }\n"), @r###"
-    error: unknown `per` `keys`
-     --> a.yaml:2:21
+fn limits_that_nobody_can_mean_are_refused_where_they_stand() {
+    for (entry, message) in [
+        ("per: keys, requests: 5/min", "unknown `per` `keys`"),
+        ("requests: -1/min", "`-1/min` is no rate; write it as 600/min"),
+        ("requests: 0/min", "`0/min` is no rate; write it as 600/min"),
+        ("tokens: 9000000000000/min", "`tokens` of 9000000000000 is not between 1 and"),
+        ("concurrent: 0", "`concurrent` of 0 is not between 1 and"),
+        ("budget: { usd: -5, every: day }", "`-5` is no amount above 0 in USD"),
+        ("budget: { usd: 0, every: day }", "`0` is no amount above 0 in USD"),
+        ("budget: { usd: 1e9, every: day }", "a budget of 1000000000 USD is more than 100000000"),
+        ("budget: { usd: 1, every: year }", "`every` cannot be `year`"),
+        ("requests: 5/min, on_redis_down: wait", "`on_redis_down` cannot be `wait`"),
+        ("requests: 5/min, on_budget: { downgrade: gpt-4.1-mini }", "has `on_budget` without"),
+        (
+            "budget: { usd: 1, every: day }, on_budget: { downgrade: gpt-99 }",
+            "unknown model `gpt-99`",
+        ),
+        ("match: 'model[\"gpt-99\"].available', requests: 1/min", "unknown model `gpt-99`"),
+        ("match: key.team == 5, requests: 1/min", ""),
+        ("per: key", "limit `l` limits nothing"),
+    ] {
+        let found = shown(&format!("limits:\n  - {{ name: l, {entry} }}\n"));
+        assert!(found.contains("error: ") && found.contains(message), "{entry}: {found}");
+        assert!(found.contains("--> a.yaml:2:"), "{entry}: {found}");
+    }
+    insta::assert_snapshot!(shown("limits:\n  - { name: l, concurrent: -3 }\n"), @r"
+    error: `concurrent` must be a whole number, 0 or more, not `-3`
+     --> a.yaml:2:28
       |
-    2 |   - { name: l, per: keys, requests: 5/min }
-      |                     ^^^^
-      = help: did you mean `key`?
-    warning: this version checks `limits` and does not act on it
-     --> a.yaml:2:13
-      |
-    2 |   - { name: l, per: keys, requests: 5/min }
-      |             ^
-    "###);
+    2 |   - { name: l, concurrent: -3 }
+      |                            ^^
+    ");
+}
+
+#[test]
+fn a_limit_that_a_tighter_one_makes_pointless_is_warned_of() {
+    let warned = |entries: &str| shown(&format!("limits:\n{entries}"));
+    let all = "  - { name: all, per: key, requests: 100/min }\n";
+    let some = "  - { name: some, match: key.team == \"a\", requests: 600/min }\n";
+    for entries in [format!("{all}{some}"), format!("{some}{all}")] {
+        let found = warned(&entries);
+        let sentence = "warning: `requests` of limit `some` never decides: limit `all` is tighter";
+        assert!(found.contains(sentence), "{found}");
+    }
+    let budget = |name: &str, usd: u64, every: &str| {
+        format!("  - {{ name: {name}, budget: {{ usd: {usd}, every: {every} }} }}\n")
+    };
+    // A day's ten are gone within the hour that may take twenty.
+    let found = warned(&(budget("hourly", 20, "hour") + &budget("daily", 10, "day")));
+    assert!(found.contains("`budget` of limit `hourly` never decides"), "{found}");
+    assert_eq!(warned(&(budget("hourly", 2, "hour") + &budget("daily", 10, "day"))), "");
+    // Other callers, or other calls counted together: both count.
+    let team = "  - { name: team, per: team, requests: 600/min }\n";
+    assert_eq!(warned(&format!("{all}{team}")), "");
+}
+
+#[test]
+fn what_is_kept_and_who_is_told_is_checked() {
     insta::assert_snapshot!(shown("capture:\n  - { redact: [secret] }\n"), @r###"
     error: unknown `secret`
      --> a.yaml:2:16

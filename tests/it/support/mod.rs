@@ -7,6 +7,7 @@ pub(crate) mod http;
 pub(crate) mod metrics;
 pub(crate) mod ports;
 pub(crate) mod postgres;
+pub(crate) mod redis;
 pub(crate) mod rows;
 pub(crate) mod s3;
 pub(crate) mod tls;
