@@ -54,8 +54,8 @@ pub(super) struct State {
     pub(super) told: Level,
     /// On the way to Redis.
     pub(super) queued: bool,
-    /// What calls wait for, by [`Kind`].
-    pub(super) wanted: [i128; 4],
+    /// What calls wait for, all of them and the least one, by [`Kind`].
+    pub(super) wanted: [(i128, i128); 4],
     /// Counts the messages to Redis, and the last of them that it answered.
     pub(super) sent: u64,
     pub(super) heard: u64,
@@ -77,7 +77,7 @@ impl Account {
             dirty: false,
             told: Level::Below,
             queued: false,
-            wanted: [0; 4],
+            wanted: [(0, 0); 4],
             sent: 0,
             heard: 0,
             active: false,
@@ -113,6 +113,7 @@ impl State {
         for meter in self.meters.iter_mut().flatten() {
             if meter.roll(now) {
                 self.told = Level::Below;
+                self.seeds.clear();
             }
         }
     }
@@ -137,10 +138,12 @@ impl State {
     pub(super) fn news(&mut self, mode: Mode, refused: bool) -> Option<Level> {
         let told = self.told;
         let budget = self.meter(Kind::Budget)?;
-        let settled = budget.total(mode) - budget.reserved();
-        let level = if refused || settled >= budget.limit {
+        let (total, threshold) = (budget.total(mode), budget.limit * THRESHOLD / 100);
+        let settled = total - budget.reserved();
+        // A request that is refused for its size alone says nothing of the budget.
+        let level = if settled >= budget.limit || refused && total >= threshold {
             Level::Exceeded
-        } else if settled >= budget.limit * THRESHOLD / 100 {
+        } else if settled >= threshold {
             Level::Threshold
         } else {
             Level::Below

@@ -60,16 +60,17 @@ for _, meter in ipairs(ask.meters) do
   local rest = meter.limit - use.used - use.promised - claimed
   local grant, promise = 0, 0
   if rest > 0 and ask.quiet == 0 and lost == 0 then
-    grant = math.min(rest, meter.wanted)
+    -- A part that is too small for any call would lie there in vain.
+    grant = rest >= meter.wanted and meter.wanted or math.floor(rest / meter.least) * meter.least
     rest = rest - grant
     -- Less and less of what is left, so that the last of it is nowhere in vain.
     local share = math.floor(rest / (4 * ask.gateways) / meter.unit) * meter.unit
-    local more = math.min(meter.extra, share)
+    local more = math.min(math.floor(meter.extra / meter.unit) * meter.unit, share)
     grant = grant + more
     rest = rest - more
-    -- One that rests has less set aside: others cannot use it as long as the gateway lives.
-    local part = ask.idle == 0 and 2 or 8
-    promise = math.floor(rest / (part * ask.gateways) / meter.unit) * meter.unit
+    if ask.idle == 0 then
+      promise = math.floor(rest / (2 * ask.gateways) / meter.unit) * meter.unit
+    end
   end
   if #amounts > 0 then
     -- The last one is that of the slot that is being filled.

@@ -88,6 +88,8 @@ struct Lease {
     held: i128,
     /// What this gateway may use if Redis is not heard of again: the lease, and what is set aside.
     grace: i128,
+    /// Until then that is nobody else's. Who rests has nothing set aside.
+    aside_until_ms: u64,
     /// What was left for all gateways.
     rest: i128,
     /// What this one has used since Redis was last heard of.
@@ -102,6 +104,8 @@ struct Lease {
     dry_until_ms: u64,
     /// Taken since Redis was last heard of.
     taken: i128,
+    /// When something was last taken.
+    taken_ms: u64,
     /// The largest amount that was taken at once.
     unit: i128,
 }
@@ -147,10 +151,12 @@ pub(super) struct Asked {
     pub(super) extra: i128,
     /// What one call takes: less is of no use.
     pub(super) unit: i128,
+    /// The least that one of the waiting calls takes.
+    pub(super) least: i128,
 }
 
 impl Asked {
-    pub(super) const NOTHING: Self = Self { wanted: 0, extra: 0, unit: 1 };
+    pub(super) const NOTHING: Self = Self { wanted: 0, extra: 0, unit: 1, least: 1 };
 }
 
 /// What Redis says of a meter.
@@ -268,11 +274,11 @@ impl Meter {
     /// What may be used without Redis: at first what is set aside for that, then an equal share of
     /// what was left, and in a window of which nothing is known, of the limit.
     fn share(&self, gateways: i128, now: Now) -> i128 {
-        let Lease { grace, rest, since, heard_ms, .. } = self.lease;
+        let Lease { grace, rest, since, aside_until_ms, .. } = self.lease;
         if !self.still_knows_others(now) {
             return self.limit / gateways - self.used() - self.restored.0;
         }
-        if now.steady_ms < heard_ms + SET_ASIDE_MS {
+        if now.steady_ms < aside_until_ms {
             return grace - since;
         }
         grace.max(rest / gateways) - since
@@ -289,7 +295,8 @@ impl Meter {
     }
 
     /// Uses some.
-    pub(super) fn take(&mut self, amount: i128) {
+    pub(super) fn take(&mut self, amount: i128, now: Now) {
+        self.lease.taken_ms = now.steady_ms;
         self.reserved += amount;
         self.lease.taken += amount;
         self.lease.unit = self.lease.unit.max(amount);
@@ -381,6 +388,7 @@ impl Meter {
         self.lease.held = self.used_in_slot().max(0) + room;
         (self.lease.grace, self.lease.rest, self.lease.since) = (room, room, 0);
         self.lease.heard_ms = now.steady_ms;
+        self.lease.aside_until_ms = now.steady_ms + SET_ASIDE_MS;
     }
 
     /// What Redis is to keep as ours; what of the lease is not kept goes back.
@@ -391,9 +399,12 @@ impl Meter {
         }
         let most = match keep {
             Keep::All => i128::MAX,
+            // A rest that was of no use is of more use elsewhere.
+            Keep::Useful if self.lease.taken == 0 && self.leased() < self.lease.unit => 0,
             Keep::Useful => {
-                let useful = (2 * self.a_second(now)).max(FIRST * self.lease.unit);
-                self.used_in_slot().max(0) + useful
+                let unit = self.lease.unit.max(1);
+                let calls = (2 * self.a_second(now) / unit).max(FIRST);
+                self.used_in_slot().max(0) + calls * unit
             }
             Keep::Nothing => 0,
         };
@@ -429,9 +440,9 @@ impl Meter {
         self.leased() < self.lease.low && !self.is_dry(now)
     }
 
-    /// Whether nothing was taken since Redis was last heard of.
-    pub(super) fn rests(&self) -> bool {
-        self.lease.taken == 0
+    /// Whether nothing was taken for as long as a lease is meant to last.
+    pub(super) fn rests(&self, now: Now) -> bool {
+        now.steady_ms >= self.lease.taken_ms + AHEAD_MS
     }
 
     /// What is likely to be taken in a second.
@@ -441,19 +452,30 @@ impl Meter {
     }
 
     /// What to ask for when calls wait for `wanted`.
-    pub(super) fn ask(&self, wanted: i128, now: Now) -> Asked {
+    pub(super) fn ask(&self, (wanted, least): (i128, i128), now: Now) -> Asked {
         let scale = self.kind.scale();
         let whole = |amount: i128| (amount.max(0) + scale - 1) / scale;
         let a_second = self.a_second(now);
-        let unit = self.lease.unit.max(wanted);
+        let unit = self.lease.unit.max(least);
         let extra = if wanted > 0 { a_second.max(FIRST * unit) } else { a_second };
         let missing = wanted - self.leased().max(0);
         let extra = extra - (self.leased() - wanted).max(0);
-        Asked { wanted: whole(missing), extra: whole(extra), unit: whole(unit).max(1) }
+        Asked {
+            wanted: whole(missing),
+            extra: whole(extra),
+            unit: whole(unit).max(1),
+            least: whole(least).max(1),
+        }
     }
 
     /// Takes in what Redis said to the claim of `slot` and what was `asked` with it.
-    pub(super) fn grant(&mut self, slot: u64, asked: Asked, granted: Granted, now: Now) {
+    pub(super) fn grant(
+        &mut self,
+        (slot, asked): (u64, Asked),
+        granted: Granted,
+        rests: bool,
+        now: Now,
+    ) {
         let scale = self.kind.scale();
         self.lease.taken = 0;
         let all = granted.amount >= asked.wanted + asked.extra / 2;
@@ -465,6 +487,7 @@ impl Meter {
         }
         self.lease.others = granted.others * scale;
         self.lease.heard_ms = now.steady_ms;
+        self.lease.aside_until_ms = if rests { 0 } else { now.steady_ms + SET_ASIDE_MS };
         self.lease.grace = self.leased() + granted.promise * scale;
         self.lease.rest = (self.limit - self.lease.others - self.used()).max(0);
         self.lease.since = 0;

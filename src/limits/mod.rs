@@ -7,6 +7,7 @@
 //! one this process decides alone.
 
 mod account;
+mod attempt;
 mod clock;
 mod courier;
 mod keep;
@@ -46,8 +47,8 @@ pub use state::News;
 use account::Account;
 use account::Level;
 use account::State;
+use attempt::Attempt;
 use meter::Mode;
-use permit::Hold;
 use shared::Shared;
 
 /// Subjects of a limit that have counters of their own. Those that come after share one: names that
@@ -130,14 +131,6 @@ pub struct Standing {
     pub resets_in: Duration,
 }
 
-/// What an attempt to admit came to.
-enum Attempt {
-    Admitted(Permit),
-    Refused(Box<Refusal>),
-    /// Redis has to be asked for these.
-    Short(Vec<Arc<Account>>),
-}
-
 /// All counters of the process.
 #[derive(Debug)]
 pub struct Limits {
@@ -190,8 +183,8 @@ impl Limits {
         &self.gateway
     }
 
-    /// Reserves what a request is going to use on all of its limits, or on none. Waits, for a tenth
-    /// of a second at most, where Redis has to be asked.
+    /// Reserves what a request is going to use on all of its limits, or on none. Waits, for some
+    /// tenths of a second at most, where Redis has to be asked.
     ///
     /// # Errors
     /// The limit that has no room.
@@ -280,70 +273,6 @@ impl Limits {
         Some((left, 1.0 - left.to_f64() / limit.to_f64()))
     }
 
-    fn attempt(
-        self: &Arc<Self>,
-        accounts: &[(Arc<Account>, &Claim)],
-        demand: &Demand,
-        now: Now,
-        last: bool,
-    ) -> Attempt {
-        // In order of id, so that no two requests wait for each other.
-        let mut states: Vec<MutexGuard<'_, State>> = Vec::with_capacity(accounts.len());
-        let mut refused: Option<(usize, Refusal)> = None;
-        let mut short = Vec::new();
-        for (index, (account, claim)) in accounts.iter().enumerate() {
-            let mut state = account.lock();
-            state.prepare(&claim.limit, now);
-            let mode = self.mode(&claim.limit);
-            let found = refusal(&state, claim, demand, now, mode);
-            let found = found.filter(|found| {
-                let waits = mode == Mode::Leased && !last && may_be_leased(&state, found, now);
-                if waits {
-                    short.push(index);
-                }
-                !waits
-            });
-            if let Some(found) = found
-                && refused.as_ref().is_none_or(|(_, worst)| outweighs(&found, worst))
-            {
-                refused = Some((index, found));
-            }
-            states.push(state);
-        }
-        if let Some((index, refusal)) = refused {
-            let state = states.into_iter().nth(index);
-            if let (Some(mut state), Some((account, claim))) = (state, accounts.get(index))
-                && refusal.kind == Some(Kind::Budget)
-            {
-                self.tell(&mut state, account, self.mode(&claim.limit), true);
-            }
-            return Attempt::Refused(Box::new(refusal));
-        }
-        if !short.is_empty() {
-            return Attempt::Short(want(accounts, &mut states, &short, demand));
-        }
-        let holds = accounts.iter().zip(&mut states).map(|((account, claim), state)| {
-            state.dirty = true;
-            let taken = Kind::ALL.map(|kind| {
-                let meter = state.meter(kind)?;
-                let amount = demand.of(kind);
-                meter.take(amount);
-                Some((meter.slot(), amount))
-            });
-            if let Some(shared) = &self.shared {
-                shared.touch(account, state);
-                let low = state.meters.iter().flatten().any(|meter| meter.is_low(now));
-                if low && self.mode(&claim.limit) == Mode::Leased {
-                    shared.ask(account, state);
-                }
-            }
-            Hold { account: Arc::clone(account), taken }
-        });
-        let holds = holds.collect();
-        drop(states);
-        Attempt::Admitted(Permit::new(Arc::clone(self), holds))
-    }
-
     /// Who decides.
     fn mode(&self, limit: &Limit) -> Mode {
         match (&self.shared, limit.on_redis_down) {
@@ -407,29 +336,6 @@ impl Limits {
     }
 }
 
-/// Whether more of what refuses may be had from Redis.
-fn may_be_leased(state: &State, refusal: &Refusal, now: Now) -> bool {
-    let meter = state.meters.iter().flatten().find(|meter| Some(meter.kind) == refusal.kind);
-    meter.is_some_and(|meter| !meter.is_dry(now) && refusal.wanted <= meter.limit - meter.used())
-}
-
-/// Notes what a call wants of those that have too little.
-fn want(
-    accounts: &[(Arc<Account>, &Claim)],
-    states: &mut [MutexGuard<'_, State>],
-    short: &[usize],
-    demand: &Demand,
-) -> Vec<Arc<Account>> {
-    for index in short {
-        let Some(state) = states.get_mut(*index) else { continue };
-        for (kind, wanted) in Kind::ALL.into_iter().zip(&mut state.wanted) {
-            *wanted += demand.of(kind).max(1);
-        }
-    }
-    let accounts = short.iter().filter_map(|index| accounts.get(*index));
-    accounts.map(|(account, _)| Arc::clone(account)).collect()
-}
-
 /// The name of an account.
 fn name(limit: &str, subject: &str) -> String {
     let mut name = String::with_capacity(limit.len() + 1 + subject.len());
@@ -438,48 +344,6 @@ fn name(limit: &str, subject: &str) -> String {
     name.push('\0');
     name.push_str(subject);
     name
-}
-
-/// What refuses a request, of one account.
-fn refusal(state: &State, claim: &Claim, demand: &Demand, now: Now, mode: Mode) -> Option<Refusal> {
-    let mut worst: Option<Refusal> = None;
-    for meter in state.meters.iter().flatten() {
-        let wanted = demand.of(meter.kind);
-        let budget = meter.kind == Kind::Budget;
-        if budget && (!demand.pays || demand.downgraded && claim.limit.downgrade.is_some()) {
-            continue;
-        }
-        let room = meter.room(now, mode);
-        if mode == Mode::Closed {
-            return Some(Refusal::away(&claim.limit.name));
-        }
-        // Where the price is not known, something has to be left all the same.
-        if room >= wanted && (room > 0 || wanted > 0 || !budget) {
-            continue;
-        }
-        let found = Refusal {
-            limit: Arc::clone(&claim.limit.name),
-            kind: Some(meter.kind),
-            most: meter.limit,
-            wanted,
-            retry_after: meter.wait(wanted, now, mode),
-            downgrade: claim.limit.downgrade.clone().filter(|_| budget),
-            standing: meter.standing(now, mode),
-        };
-        if worst.as_ref().is_none_or(|worst| outweighs(&found, worst)) {
-            worst = Some(found);
-        }
-    }
-    worst
-}
-
-/// Whether a refusal is the one to tell: one that another model does not cure, then the one that
-/// lasts longest.
-fn outweighs(one: &Refusal, other: &Refusal) -> bool {
-    let rank = |refusal: &Refusal| {
-        (refusal.downgrade.is_none(), refusal.retry_after.is_none(), refusal.retry_after)
-    };
-    rank(one) > rank(other)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

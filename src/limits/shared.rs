@@ -63,12 +63,14 @@ struct Line {
     wanted: i64,
     extra: i64,
     unit: i64,
+    least: i64,
 }
 
 /// What was said, to understand the reply.
 #[derive(Debug)]
 pub(super) struct Sent {
     number: u64,
+    idle: bool,
     meters: Vec<(Kind, u64, Asked)>,
 }
 
@@ -194,9 +196,9 @@ impl State {
         self.queued = false;
         let gateways = shared.gateways();
         let wanted = std::mem::take(&mut self.wanted);
-        let rests = self.meters.iter().flatten().all(super::meter::Meter::rests);
+        let rests = self.meters.iter().flatten().all(|meter| meter.rests(now));
         let idle = manner == Manner::Leaving
-            || manner == Manner::Usual && rests && wanted.iter().all(|wanted| *wanted == 0);
+            || manner == Manner::Usual && rests && wanted.iter().all(|(wanted, _)| *wanted == 0);
         if idle {
             // Whoever uses it from now on says so again.
             self.active = false;
@@ -227,10 +229,16 @@ impl State {
                 wanted: whole(asked.wanted),
                 extra: whole(asked.extra),
                 unit: whole(asked.unit),
+                least: whole(asked.least),
             });
             meters.push((meter.kind, slot, asked));
         }
         self.sent += 1;
+        // Redis may know nothing of the processes that are gone.
+        let seeds = match manner == Manner::Quiet || self.heard == 0 {
+            true => self.seeds.clone(),
+            false => Vec::new(),
+        };
         let message = Message {
             gateway,
             number: self.sent,
@@ -240,12 +248,12 @@ impl State {
             idle: u8::from(idle),
             tell: self.tell as u8,
             start: self.meter(Kind::Budget).map_or(0, |budget| budget.slot()),
-            seeds: std::mem::take(&mut self.seeds),
+            seeds,
             meters: lines,
         };
         // Numbers and short texts: it cannot fail.
         let text = serde_json::to_string(&message).unwrap_or_default();
-        (text, Sent { number: self.sent, meters })
+        (text, Sent { number: self.sent, idle, meters })
     }
 
     /// Takes in what Redis replied.
@@ -268,7 +276,7 @@ impl State {
                 promise: (*promise).into(),
                 others: (*others).into(),
             };
-            meter.grant(*slot, *asked, granted, now);
+            meter.grant((*slot, *asked), granted, sent.idle, now);
         }
         self.tell = super::account::Level::Below;
         Heard { lost, tells: *tells != 0 }

@@ -20,6 +20,8 @@ use crate::support::http::Response;
 use crate::support::http::get;
 use crate::support::http::post;
 use crate::support::http::post_with;
+use crate::support::postgres::Postgres;
+use crate::support::rows::rows;
 
 /// A tenth of a cent an output token, and input for nothing.
 pub(crate) const MODELS: &str = "models:
@@ -244,16 +246,26 @@ fn a_change_of_the_folder_keeps_counters_and_changes_limits() {
 
 #[test]
 fn neither_a_kill_nor_a_stop_refills_a_budget() {
+    refills_nothing(None);
+}
+
+#[test]
+fn nor_do_they_with_postgres() {
+    let postgres = Postgres::start();
+    refills_nothing(Some(&postgres.create("weir")));
+}
+
+/// Without a URL, in the store that is used by default.
+fn refills_nothing(store: Option<&str>) {
     let upstream = Upstream::always(cent());
     let limits = "  - { name: l, per: global, budget: { usd: 0.05, every: month } }";
-    let mut gateway = limited(&upstream, limits).start();
+    let config = store.map_or_else(String::new, |url| format!("store: \"{url}\""));
+    let mut gateway = limited(&upstream, limits).config(&config).start();
+    let store = store.map_or_else(|| gateway.store(), str::to_owned);
     assert_eq!([chat(&gateway, CENT).status, chat(&gateway, CENT).status], [200, 200]);
-    let rows = || {
-        let query = "select used from limit_counters";
-        crate::support::rows::rows(&gateway.store(), query).unwrap_or_default()
-    };
     // 0.02 USD in 10^-12 USD.
-    eventually("it is written", || format!("{:?}", rows()).contains("20000000000"));
+    let written = || rows(&store, "select used from limit_counters").unwrap_or_default();
+    eventually("it is written", || written() == [["20000000000"]]);
     gateway.kill();
     gateway.start_again();
     assert_eq!(figure(&gateway, "budget", "used"), "0.02");

@@ -12,6 +12,9 @@ use std::path::PathBuf;
 /// These compute only: same input, same output, no tasks, sockets, files, clocks or settings.
 const PURE: &[&str] = &[
     "openai/",
+    "limits/attempt.rs",
+    "limits/meter.rs",
+    "limits/window.rs",
     "metering/",
     "policy/basis.rs",
     "policy/capture.rs",
