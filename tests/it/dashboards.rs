@@ -30,7 +30,7 @@ const DASHBOARDS: [&str; 4] = ["cost", "traffic", "policy", "capture"];
 
 /// One try each: the provider's answers come in turn.
 const POLICY: &str = "routes:\n  - { name: all, when: 'tokens.prompt < 100000', use: gpt-4.1-mini, attempts: 1 }\n  \
-                  - { name: never, when: 'request.model == \"x\"', use: gpt-4o }\n";
+                  - { name: never, when: 'request.model == \"x\"', use: gpt-4o }\nlimits:\n  - { name: all, per: global, budget: { usd: 1000, every: day } }\n";
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -183,7 +183,7 @@ fn every_query_of_the_dashboards_and_every_rule_finds_data() {
     let groups = rules["data"]["groups"].as_array().unwrap();
     let rules: Vec<&Value> =
         groups.iter().flat_map(|group| group["rules"].as_array().unwrap()).collect();
-    assert_eq!(rules.len(), 10 + 4 + 7);
+    assert_eq!(rules.len(), 12 + 4 + 7);
     for rule in rules {
         assert_eq!(rule["health"], "ok", "{rule}");
         let query = rule["query"].as_str().unwrap();
