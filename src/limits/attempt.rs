@@ -102,7 +102,7 @@ impl Limits {
         let taken = Kind::ALL.map(|kind| {
             let meter = state.meter(kind)?;
             let amount = demand.of(kind);
-            meter.take(amount);
+            meter.take(amount, now);
             Some((meter.slot(), amount))
         });
         if let Some(shared) = &self.shared {

@@ -104,6 +104,8 @@ struct Lease {
     dry_until_ms: u64,
     /// Taken since Redis was last heard of.
     taken: i128,
+    /// When something was last taken.
+    taken_ms: u64,
     /// The largest amount that was taken at once.
     unit: i128,
 }
@@ -293,7 +295,8 @@ impl Meter {
     }
 
     /// Uses some.
-    pub(super) fn take(&mut self, amount: i128) {
+    pub(super) fn take(&mut self, amount: i128, now: Now) {
+        self.lease.taken_ms = now.steady_ms;
         self.reserved += amount;
         self.lease.taken += amount;
         self.lease.unit = self.lease.unit.max(amount);
@@ -397,7 +400,7 @@ impl Meter {
         let most = match keep {
             Keep::All => i128::MAX,
             // A rest that was of no use is of more use elsewhere.
-            Keep::Useful if self.rests() && self.leased() < self.lease.unit => 0,
+            Keep::Useful if self.lease.taken == 0 && self.leased() < self.lease.unit => 0,
             Keep::Useful => {
                 let unit = self.lease.unit.max(1);
                 let calls = (2 * self.a_second(now) / unit).max(FIRST);
@@ -437,9 +440,9 @@ impl Meter {
         self.leased() < self.lease.low && !self.is_dry(now)
     }
 
-    /// Whether nothing was taken since Redis was last heard of.
-    pub(super) fn rests(&self) -> bool {
-        self.lease.taken == 0
+    /// Whether nothing was taken for as long as a lease is meant to last.
+    pub(super) fn rests(&self, now: Now) -> bool {
+        now.steady_ms >= self.lease.taken_ms + AHEAD_MS
     }
 
     /// What is likely to be taken in a second.

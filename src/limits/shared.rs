@@ -196,7 +196,7 @@ impl State {
         self.queued = false;
         let gateways = shared.gateways();
         let wanted = std::mem::take(&mut self.wanted);
-        let rests = self.meters.iter().flatten().all(super::meter::Meter::rests);
+        let rests = self.meters.iter().flatten().all(|meter| meter.rests(now));
         let idle = manner == Manner::Leaving
             || manner == Manner::Usual && rests && wanted.iter().all(|(wanted, _)| *wanted == 0);
         if idle {
