@@ -36,7 +36,7 @@ use super::window::end_of;
 pub struct LimitState {
     /// The limit's name.
     pub limit: Arc<str>,
-    /// key, team, user, tag:<name> or global.
+    /// key, team, user, `tag:<name>` or global.
     pub per: String,
     /// Whose; `None` for all calls, and as long as there is nobody.
     pub subject: Option<String>,
