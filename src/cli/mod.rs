@@ -11,6 +11,7 @@ mod policy;
 mod replay;
 mod spend;
 mod tokens;
+mod validate;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
