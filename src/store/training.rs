@@ -310,25 +310,27 @@ impl TrainingQueue {
         Ok(self.database.within(statement.execute(&self.pool)).await?.rows_affected() > 0)
     }
 
-    /// Gives a job back as it is, to be looked at again at a time in milliseconds since 1970.
+    /// Gives a job back as it is, to be looked at again at a time in milliseconds since 1970, or
+    /// at once where something was asked for meanwhile.
     ///
     /// # Errors
     /// The store is away.
     pub async fn release(
         &self,
-        id: Uuid,
+        job: &TrainingJob,
         owner: &str,
         next: Option<i64>,
     ) -> Result<(), StoreError> {
         let sql = format!(
             "update training_queue set lease_owner = null, lease_until = null, \
-               next_poll_at = case when wish is null then {} else next_poll_at end \
+               next_poll_at = case when coalesce(wish, '') = coalesce(cast($4 as text), '') then {} \
+                 else next_poll_at end \
              where job_id = {} and lease_owner = $2",
             self.database.instant(3),
             self.database.id(1)
         );
-        let statement = sqlx::query(AssertSqlSafe(sql)).bind(id.to_string());
-        let statement = statement.bind(owner).bind(next);
+        let statement = sqlx::query(AssertSqlSafe(sql)).bind(job.job_id.to_string());
+        let statement = statement.bind(owner).bind(next).bind(&job.wish);
         self.database.within(statement.execute(&self.pool)).await?;
         Ok(())
     }
@@ -351,13 +353,14 @@ impl TrainingQueue {
             .map(|(name, kind)| format!("{name} = {}", self.value(name, *kind)));
         let set = set.collect::<Vec<_>>().join(", ");
         let lease = if keeps { "" } else { "lease_owner = null, lease_until = null," };
+        let wish = self.value("wish", Kind::Text);
         let (next, now) =
             (self.value("next_poll_at", Kind::Time), self.value("updated_at", Kind::Time));
         // Whatever was asked for meanwhile is to be looked at now.
         let sql = format!(
             "update training_queue set {set}, {lease} revision = training_queue.revision + 1, \
                wish = case when training_queue.wish = cast($2 as text) then null else training_queue.wish end, \
-               next_poll_at = case when training_queue.wish <> coalesce(cast($2 as text), '') then {now} else {next} end \
+               next_poll_at = case when coalesce(training_queue.wish, '') <> coalesce({wish}, '') then {now} else {next} end \
              from {} where training_queue.job_id = {} and training_queue.revision = {} \
                and (training_queue.status not in {ENDS} or training_queue.status = {})",
             self.database.records(&COLUMNS),

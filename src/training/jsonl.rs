@@ -315,8 +315,10 @@ mod tests {
         assert_eq!((report.tokens, report.epochs, report.billable_tokens), (4306, 20, 86_120));
         // 86,120 tokens at 8 USD per million.
         assert_eq!(report.cost_usd.unwrap().to_string(), "0.68896");
-        let least = "5 examples; the trainer wants at least 10";
-        assert_eq!(report.faults, [Fault { line: None, message: least.to_owned() }]);
+        // One of the five is too long, and five are too few.
+        let messages: Vec<_> = report.faults.iter().map(|fault| &fault.message[..]).collect();
+        let long = "8032 tokens; gpt-3.5-turbo takes at most 4096";
+        assert_eq!(messages, [long, "5 examples; the trainer wants at least 10"]);
     }
 
     #[test]
@@ -404,9 +406,9 @@ mod tests {
         let long = "word ".repeat(20_000);
         let line = json!({"messages": [{"role": "user", "content": long}, {"role": "assistant", "content": "b"}]});
         let report = report("gpt-3.5-turbo", "supervised", &[&line.to_string()]);
-        assert_eq!(report.tokens, 16_385);
+        assert_eq!(report.tokens, 4096);
         let message = &report.faults[0].message;
-        assert!(message.contains("takes at most 16385"), "{message}");
+        assert!(message.contains("takes at most 4096"), "{message}");
     }
 
     #[test]

@@ -75,7 +75,9 @@ impl Profile {
     /// A sentence that says why it is not.
     pub fn terms(&self, model: &str, method: &str) -> Result<Terms, String> {
         let base = base_of(model);
-        let Some(known) = self.models.iter().find(|(name, _)| is_of(base, name)) else {
+        // The last one that fits is the longest: a snapshot goes before its base.
+        let known = self.models.iter().rev().find(|(name, _)| is_of(base, name));
+        let Some(known) = known else {
             if self.any_model && !base.is_empty() {
                 return Ok(Terms { per_token: None, tokens_per_example: self.tokens_per_example });
             }
@@ -159,6 +161,8 @@ mod tests {
         }
         let old = openai.terms("gpt-3.5-turbo-0125", "supervised").unwrap();
         assert_eq!(old.tokens_per_example, Some(16_385));
+        let first = openai.terms("gpt-3.5-turbo-0613", "supervised").unwrap();
+        assert_eq!(first.tokens_per_example, Some(4096));
         assert!(openai.terms("gpt-6-luna", "supervised").unwrap_err().contains("gpt-4.1-mini"));
         let dpo = openai.terms("gpt-3.5-turbo", "dpo").unwrap_err();
         assert!(dpo.contains("by supervised, not by dpo"), "{dpo}");
