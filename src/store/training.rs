@@ -270,6 +270,16 @@ impl TrainingQueue {
         now: i64,
         until: i64,
     ) -> Result<Option<TrainingJob>, StoreError> {
+        // Most looks find nothing: they do not take SQLite's only place for a writer.
+        let due = "next_poll_at <= $1 and (lease_until is null or lease_until <= $1)";
+        let due = due.replace("$1", &self.database.instant(1));
+        let sql = format!("select 1 from training_queue where {due} limit 1");
+        let any = sqlx::query(AssertSqlSafe(sql)).bind(now).fetch_optional(&self.pool).await;
+        match any {
+            Ok(Some(_)) => {}
+            Ok(None) => return Ok(None),
+            Err(error) => return none_without_ledger(self.database.unreadable(&error), None),
+        }
         let skip = match self.database.engine {
             Engine::Sqlite => "",
             Engine::Postgres => "for update skip locked",
