@@ -457,6 +457,7 @@ impl Config {
         self.database()?;
         self.redis()?;
         self.object_store(environment)?;
+        self.trainer_place(None)?;
         if self.tls.as_ref().is_some_and(|tls| tls.certificate.is_empty() || tls.key.is_empty()) {
             return fail("`tls` needs both `certificate` and `key`");
         }

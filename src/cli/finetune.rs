@@ -85,7 +85,8 @@ struct Create {
 
 pub(super) fn run(arguments: &Finetune, json: bool) -> Result<(), AppError> {
     let (config, database) = open_store(arguments.config.as_deref())?;
-    let trainer = config.trainer_place(None)?;
+    // The gateway that moves it on has the key.
+    let trainer = Place { has_key: true, ..config.trainer_place(None)? };
     wait_for(async {
         let datasets = Datasets::open(&database).await?;
         let queue = TrainingQueue::of(&database)?;

@@ -31,6 +31,8 @@ const TICK: Duration = Duration::from_secs(1);
 /// A gateway that is silent for so long has lost its job to others.
 const LEASE_MS: i64 = 30_000;
 const BEAT: Duration = Duration::from_secs(10);
+/// Between two looks at a job that another trainer has.
+const ELSEWHERE_MS: i64 = 300_000;
 /// Jobs that one gateway moves on at the same time.
 const AT_ONCE: usize = 4;
 /// Tries to delete the files of a job that has ended.
@@ -139,6 +141,14 @@ impl Poller {
 
     async fn step(&self, mut job: TrainingJob) -> Result<(), Stop> {
         let before = job.clone();
+        if self.is_elsewhere(&job) {
+            let TrainingJob { provider_base_url, .. } = &job;
+            let reason =
+                format!("it is at {provider_base_url}, which is not this gateway's trainer");
+            job.status_reason = Some(reason);
+            job.next_poll_at = Some(now() + ELSEWHERE_MS);
+            return self.settle(&before, job, None).await;
+        }
         let handled = match job.status.as_str() {
             "pending" | "uploading" if job.wish.as_deref() == Some("cancel") => {
                 jobs::end(&mut job, "cancelled", None, now());
@@ -169,6 +179,14 @@ impl Poller {
         };
         let handled = handled.map(str::to_owned);
         self.settle(&before, job, handled.as_deref()).await
+    }
+
+    /// Whether something of it is at another trainer than ours: a setting was changed meanwhile. The
+    /// stand-in is somewhere else each time.
+    fn is_elsewhere(&self, job: &TrainingJob) -> bool {
+        let at_trainer = job.provider_job_id.is_some() || job.training_file_id.is_some();
+        let simulated = self.longest_pause < i64::MAX;
+        at_trainer && !simulated && job.provider_base_url != self.trainer.place.base_url
     }
 
     /// Writes down what has changed, and gives the job back.
@@ -208,6 +226,8 @@ impl Poller {
         };
         let again = job.status == "uploading";
         "uploading".clone_into(&mut job.status);
+        job.provider.clone_from(&self.trainer.place.name);
+        job.provider_base_url.clone_from(&self.trainer.place.base_url);
         self.save(job, None, true).await?;
         for side in ["train", "validation"] {
             let (file, known) = match side {

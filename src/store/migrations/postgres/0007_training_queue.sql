@@ -6,7 +6,7 @@ create table training_queue (
   -- counts the changes: who has read an older one does not write over a newer one
   revision bigint not null default 0,
   team text,
-  dataset_id uuid not null references datasets (id) on delete restrict,
+  dataset_id uuid not null references datasets (id),
   model text not null,
   method text not null check (method in ('supervised', 'dpo', 'reinforcement')),
   hyperparameters jsonb not null default '{}',
