@@ -592,7 +592,10 @@ firecrawl: { base_url: https://api.firecrawl.dev, api_key: "${FIRECRAWL_API_KEY}
         assert_eq!(key("trainer: { profile: together }"), "");
         let config = load("trainer: { profile: together }", &env).unwrap();
         let place = config.trainer_place(None).unwrap();
-        assert_eq!((&place.base_url[..], place.has_key), ("https://api.together.xyz/v1", false));
+        assert_eq!(
+            (place.base_url.as_str(), place.has_key),
+            ("https://api.together.xyz/v1", false)
+        );
     }
 
     #[test]

@@ -73,7 +73,7 @@ const FIXED: [&str; 8] = [
 ];
 
 /// A job as its row has it. Times are in milliseconds since 1970, money is in micro-USD.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the columns of training_queue, where they are explained")]
 pub struct TrainingJob {
     pub job_id: Uuid,

@@ -259,51 +259,19 @@ pub(super) fn seconds(of: &Value, name: &str) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use uuid::Uuid;
 
     const NOW: i64 = 1_000_000;
 
     fn job(status: &str) -> TrainingJob {
         TrainingJob {
-            job_id: Uuid::nil(),
-            created_at: 0,
-            updated_at: 0,
-            revision: 0,
-            team: None,
-            dataset_id: Uuid::nil(),
             model: "gpt-4.1-mini".to_owned(),
             method: "supervised".to_owned(),
-            hyperparameters: json!({}),
-            suffix: None,
-            seed: None,
             status: status.to_owned(),
-            status_reason: None,
             cost_estimate: Some(15),
-            cost_actual: None,
-            max_cost: None,
             estimate_basis: json!({"tokens": 1, "n_epochs": 3, "usd_per_million_tokens": "5"}),
-            provider: "openai".to_owned(),
-            provider_base_url: "http://trainer".to_owned(),
             provider_job_id: Some("ftjob-1".to_owned()),
-            provider_status: None,
-            training_file_id: Some("file-1".to_owned()),
-            validation_file_id: None,
-            fine_tuned_model: None,
-            trained_tokens: None,
-            error: None,
-            estimated_finish: None,
             submitted_at: Some(0),
-            started_at: None,
-            finished_at: None,
-            last_event_id: None,
-            completion_log: String::new(),
-            attempts: 1,
-            misses: 0,
-            wish: None,
-            next_poll_at: Some(0),
-            idempotency_key: "k".to_owned(),
-            request_hash: "h".to_owned(),
-            approved_at: None,
+            ..TrainingJob::default()
         }
     }
 

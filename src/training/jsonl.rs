@@ -316,7 +316,7 @@ mod tests {
         // 86,120 tokens at 8 USD per million.
         assert_eq!(report.cost_usd.unwrap().to_string(), "0.68896");
         // One of the five is too long, and five are too few.
-        let messages: Vec<_> = report.faults.iter().map(|fault| &fault.message[..]).collect();
+        let messages: Vec<_> = report.faults.iter().map(|fault| fault.message.as_str()).collect();
         let long = "8032 tokens; gpt-3.5-turbo takes at most 4096";
         assert_eq!(messages, [long, "5 examples; the trainer wants at least 10"]);
     }

@@ -22,6 +22,7 @@ use crate::store::TrainingQueue;
 use super::dataset::now;
 use super::digest::sha256;
 use super::jobs;
+use super::provider::Terms;
 use super::provider::default_epochs;
 use super::trainer::Place;
 
@@ -165,27 +166,7 @@ pub async fn plan(
     (key, hash): (&str, &str),
 ) -> Result<TrainingJob, Refusal> {
     let dataset = ready(datasets, &order.dataset_id).await?;
-    let method = order.method.as_deref().unwrap_or(&dataset.method);
-    if method != dataset.method {
-        let message = format!(
-            "`method`: the dataset is for {}, not for {method}; leave `method` out or build another \
-             dataset.",
-            dataset.method
-        );
-        return Err(ApiError::bad_request("method_mismatch", message).param("method").into());
-    }
-    let terms = place.profile.terms(&order.model, method).map_err(|message| {
-        let message = format!("`model`: {message}.");
-        ApiError::bad_request("model_not_tunable", message).param("model")
-    })?;
-    let train = dataset.train.clone().unwrap_or_default();
-    if train.rows < place.profile.min_rows {
-        let message = format!(
-            "The dataset has {} rows to train on, and {} wants at least {}.",
-            train.rows, place.name, place.profile.min_rows
-        );
-        return Err(ApiError::new(422, "invalid_request_error", "too_few_rows", message).into());
-    }
+    let (method, terms) = terms(place, order, &dataset)?;
     if let Some(most) = terms.tokens_per_example
         && let Some((line, tokens)) = queue.too_long(dataset.id, most).await?
     {
@@ -196,18 +177,11 @@ pub async fn plan(
         );
         return Err(ApiError::new(422, "invalid_request_error", "example_too_long", message).into());
     }
-    let rows = i64::try_from(train.rows).unwrap_or(i64::MAX);
-    let tokens = i64::try_from(train.tokens).unwrap_or(i64::MAX);
-    let default = i64::try_from(default_epochs(train.rows)).unwrap_or(1);
-    let epochs = order.epochs().unwrap_or(default);
-    let per_million = terms.per_token.map(|price| price.times(1_000_000).to_string());
-    let price = place.profile.prices_from.as_deref().zip(place.profile.prices_as_of.as_deref());
     let now = now();
     let mut job = TrainingJob {
         job_id: Uuid::now_v7(),
         created_at: now,
         updated_at: now,
-        revision: 0,
         team: dataset.team.clone(),
         dataset_id: dataset.id,
         model: order.model.clone(),
@@ -216,41 +190,70 @@ pub async fn plan(
         suffix: order.suffix.clone(),
         seed: order.seed,
         status: "pending".to_owned(),
-        status_reason: None,
-        cost_estimate: None,
-        cost_actual: None,
         max_cost: order.ceiling()?,
-        estimate_basis: json!({
-            "rows": rows, "tokens": tokens, "n_epochs": epochs,
-            "usd_per_million_tokens": per_million,
-            "price": per_million.as_ref().and(price).map(|(from, date)| format!("{from}, {date}")),
-        }),
         provider: place.name.clone(),
         provider_base_url: place.base_url.clone(),
-        provider_job_id: None,
-        provider_status: None,
-        training_file_id: None,
-        validation_file_id: None,
-        fine_tuned_model: None,
-        trained_tokens: None,
-        error: None,
-        estimated_finish: None,
-        submitted_at: None,
-        started_at: None,
-        finished_at: None,
-        last_event_id: None,
-        completion_log: String::new(),
-        attempts: 0,
-        misses: 0,
-        wish: None,
         next_poll_at: Some(now),
         idempotency_key: key.to_owned(),
         request_hash: hash.to_owned(),
-        approved_at: None,
+        ..TrainingJob::default()
     };
-    job.cost_estimate = jobs::cost(&job, tokens.saturating_mul(epochs));
+    estimate(&mut job, place, order, &dataset, terms);
     hold_to_ceiling(&mut job);
     Ok(job)
+}
+
+/// The method, and what it costs here.
+fn terms<'a>(
+    place: &Place,
+    order: &'a Order,
+    dataset: &'a DatasetRow,
+) -> Result<(&'a str, Terms), ApiError> {
+    let method = order.method.as_deref().unwrap_or(&dataset.method);
+    if method != dataset.method {
+        let message = format!(
+            "`method`: the dataset is for {}, not for {method}; leave `method` out or build another \
+             dataset.",
+            dataset.method
+        );
+        return Err(ApiError::bad_request("method_mismatch", message).param("method"));
+    }
+    let terms = place.profile.terms(&order.model, method).map_err(|message| {
+        let message = format!("`model`: {message}.");
+        ApiError::bad_request("model_not_tunable", message).param("model")
+    })?;
+    let rows = dataset.train.as_ref().map_or(0, |train| train.rows);
+    if rows >= place.profile.min_rows {
+        return Ok((method, terms));
+    }
+    let message = format!(
+        "The dataset has {rows} rows to train on, and {} wants at least {}.",
+        place.name, place.profile.min_rows
+    );
+    Err(ApiError::new(422, "invalid_request_error", "too_few_rows", message))
+}
+
+/// What a job may cost, and by which figures.
+fn estimate(
+    job: &mut TrainingJob,
+    place: &Place,
+    order: &Order,
+    dataset: &DatasetRow,
+    terms: Terms,
+) {
+    let train = dataset.train.clone().unwrap_or_default();
+    let default = i64::try_from(default_epochs(train.rows)).unwrap_or(1);
+    let epochs = order.epochs().unwrap_or(default);
+    let per_million = terms.per_token.map(|price| price.times(1_000_000).to_string());
+    let price = place.profile.prices_from.as_deref().zip(place.profile.prices_as_of.as_deref());
+    let price = price.filter(|_| per_million.is_some());
+    job.estimate_basis = json!({
+        "rows": train.rows, "tokens": train.tokens, "n_epochs": epochs,
+        "usd_per_million_tokens": per_million,
+        "price": price.map(|(from, date)| format!("{from}, {date}")),
+    });
+    let tokens = i64::try_from(train.tokens).unwrap_or(i64::MAX);
+    job.cost_estimate = jobs::cost(job, tokens.saturating_mul(epochs));
 }
 
 /// What may cost more than its ceiling waits for somebody's word.
@@ -344,27 +347,25 @@ pub async fn retry(
         job_id: Uuid::now_v7(),
         created_at: now,
         updated_at: now,
-        revision: 0,
+        team: job.team.clone(),
+        dataset_id: job.dataset_id,
+        model: job.model.clone(),
+        method: job.method.clone(),
+        hyperparameters: job.hyperparameters.clone(),
+        suffix: job.suffix.clone(),
+        seed: job.seed,
         status: "pending".to_owned(),
         status_reason: Some(format!("a retry of {}", job.job_id)),
-        cost_actual: None,
-        provider_job_id: None,
-        provider_status: None,
-        training_file_id: None,
-        validation_file_id: None,
-        trained_tokens: None,
-        error: None,
-        submitted_at: None,
-        started_at: None,
-        finished_at: None,
-        last_event_id: None,
-        completion_log: String::new(),
-        attempts: 0,
-        misses: 0,
-        wish: None,
+        cost_estimate: job.cost_estimate,
+        max_cost: job.max_cost,
+        estimate_basis: job.estimate_basis.clone(),
+        provider: job.provider.clone(),
+        provider_base_url: job.provider_base_url.clone(),
         next_poll_at: Some(now),
         idempotency_key: key.clone(),
-        ..job.clone()
+        request_hash: job.request_hash.clone(),
+        approved_at: job.approved_at,
+        ..TrainingJob::default()
     };
     if again.approved_at.is_none() {
         hold_to_ceiling(&mut again);

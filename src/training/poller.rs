@@ -149,36 +149,34 @@ impl Poller {
             job.next_poll_at = Some(now() + ELSEWHERE_MS);
             return self.settle(&before, job, None).await;
         }
-        let handled = match job.status.as_str() {
-            "pending" | "uploading" if job.wish.as_deref() == Some("cancel") => {
-                jobs::end(&mut job, "cancelled", None, now());
-                Some("cancel")
-            }
-            // Nothing to pause yet.
-            "pending" | "uploading" if job.wish.is_some() => {
-                job.status_reason = Some("it is not at the trainer yet".to_owned());
-                job.wish.as_deref()
-            }
-            "pending" | "uploading" => {
-                self.submit(&mut job).await?;
-                None
-            }
+        let handled = self.advance(&mut job).await?;
+        self.settle(&before, job, handled.as_deref()).await
+    }
+
+    /// Does what the status asks for; returns the wish that was granted.
+    async fn advance(&self, job: &mut TrainingJob) -> Result<Option<String>, Stop> {
+        let wish = job.wish.clone();
+        match job.status.as_str() {
+            "pending" | "uploading" => match wish.as_deref() {
+                Some("cancel") => jobs::end(job, "cancelled", None, now()),
+                // Nothing to pause yet.
+                Some(_) => job.status_reason = Some("it is not at the trainer yet".to_owned()),
+                None => self.submit(job).await?,
+            },
             // Whoever submitted it did not live to see the answer.
             "submitting" => {
-                let died =
-                    TrainerError::Unknown("the gateway stopped while it submitted".to_owned());
-                jobs::not_made(&mut job, &died, now());
-                None
+                let died = "the gateway stopped while it submitted".to_owned();
+                jobs::not_made(job, &TrainerError::Unknown(died), now());
+                return Ok(None);
             }
-            "submit_unknown" => self.look_for(&mut job).await,
-            "succeeded" | "failed" | "cancelled" => {
-                self.clean_up(&mut job).await;
-                None
+            "submit_unknown" => {
+                self.look_for(job).await;
+                return Ok(None);
             }
-            _ => self.poll(&mut job).await?,
-        };
-        let handled = handled.map(str::to_owned);
-        self.settle(&before, job, handled.as_deref()).await
+            "succeeded" | "failed" | "cancelled" => self.clean_up(job).await,
+            _ => return self.poll(job).await,
+        }
+        Ok(wish)
     }
 
     /// Whether something of it is at another trainer than ours: a setting was changed meanwhile. The
@@ -222,34 +220,39 @@ impl Poller {
     /// Uploads the files and makes the job; each step is written down before the next.
     async fn submit(&self, job: &mut TrainingJob) -> Result<(), Stop> {
         let Some(dataset) = self.datasets.find(&job.dataset_id.to_string()).await? else {
-            return Ok(gone(job));
+            gone(job);
+            return Ok(());
         };
         let again = job.status == "uploading";
         "uploading".clone_into(&mut job.status);
         job.provider.clone_from(&self.trainer.place.name);
         job.provider_base_url.clone_from(&self.trainer.place.base_url);
         self.save(job, None, true).await?;
-        for side in ["train", "validation"] {
-            let (file, known) = match side {
-                "train" => (&dataset.train, &job.training_file_id),
-                _ => (&dataset.validation, &job.validation_file_id),
-            };
+        for (side, file) in [("train", &dataset.train), ("validation", &dataset.validation)] {
+            let known =
+                if side == "train" { &job.training_file_id } else { &job.validation_file_id };
             let (None, Some(file)) = (known, file.as_ref().filter(|file| file.rows > 0)) else {
                 continue;
             };
-            let id = match self.upload(job.job_id, side, file, again).await {
-                Ok(Some(id)) => id,
-                Ok(None) => return Ok(gone(job)),
-                Err(error) => return Ok(jobs::not_sent(job, &error, now())),
-            };
-            let known = if side == "train" {
-                &mut job.training_file_id
-            } else {
-                &mut job.validation_file_id
-            };
-            *known = Some(id);
+            match self.upload(job.job_id, side, file, again).await {
+                Ok(Some(id)) if side == "train" => job.training_file_id = Some(id),
+                Ok(Some(id)) => job.validation_file_id = Some(id),
+                Ok(None) => {
+                    gone(job);
+                    return Ok(());
+                }
+                Err(error) => {
+                    jobs::not_sent(job, &error, now());
+                    return Ok(());
+                }
+            }
             self.save(job, None, true).await?;
         }
+        self.make(job).await
+    }
+
+    /// Makes the job at the trainer, once.
+    async fn make(&self, job: &mut TrainingJob) -> Result<(), Stop> {
         "submitting".clone_into(&mut job.status);
         job.attempts += 1;
         job.submitted_at = Some(now());
@@ -289,7 +292,7 @@ impl Poller {
     }
 
     /// Looks for a job whose making was not answered.
-    async fn look_for(&self, job: &mut TrainingJob) -> Option<&'static str> {
+    async fn look_for(&self, job: &mut TrainingJob) {
         let (id, file) = (job.job_id.to_string(), job.training_file_id.clone().unwrap_or_default());
         match self.trainer.look_for(&id, &file).await {
             Ok(Some(found)) if jobs::adopt(job, &found, now()) => {
@@ -301,21 +304,20 @@ impl Poller {
                 job.next_poll_at = Some(now() + 60_000);
             }
         }
-        None
     }
 
-    /// Does what was asked for, then looks how the job is.
-    async fn poll(&self, job: &mut TrainingJob) -> Result<Option<&'static str>, Stop> {
+    /// Does what was asked for, then looks how the job is; returns the wish that was granted.
+    async fn poll(&self, job: &mut TrainingJob) -> Result<Option<String>, Stop> {
         let id = job.provider_job_id.clone().unwrap_or_default();
-        let wish =
-            ["cancel", "pause", "resume"].into_iter().find(|w| job.wish.as_deref() == Some(w));
+        let wish = job.wish.clone();
         let mut refused = None;
-        if let Some(wish) = wish {
+        if let Some(wish) = &wish {
             match self.trainer.change(&id, wish).await {
                 Ok(_) => {}
                 Err(error @ (TrainerError::Refused { .. } | TrainerError::Missing(_))) => {
                     refused = Some(format!("{wish}: {error}"));
                 }
+                // The wish stays.
                 Err(error) => {
                     jobs::not_seen(job, &error, now());
                     return Ok(None);
@@ -331,10 +333,9 @@ impl Poller {
             }
             Err(error) => jobs::not_seen(job, &error, now()),
         }
-        if job.status_reason == Some("unknown provider status".to_owned()) {
-            tracing::warn!(job = %job.job_id, status = job.provider_status, "an unknown provider status");
+        if refused.is_some() && !job.has_ended() {
+            job.status_reason = refused;
         }
-        job.status_reason = refused.filter(|_| !job.has_ended()).or(job.status_reason.take());
         Ok(wish)
     }
 

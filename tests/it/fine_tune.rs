@@ -84,7 +84,7 @@ fn act(gateway: &Gateway, job: &str, action: &str) -> Response {
 
 /// A trainer that takes files, and answers about jobs as it is told: by method and target.
 fn trainer(jobs: impl Fn(&str, &str) -> Answer + Send + Sync + 'static) -> Upstream {
-    Upstream::with(move |turn, request| match (&request.method[..], &request.target[..]) {
+    Upstream::with(move |turn, request| match (request.method.as_str(), request.target.as_str()) {
         ("POST", "/v1/files") => {
             Answer::json(200, json!({"id": format!("file-{turn}")}).to_string())
         }
@@ -235,11 +235,12 @@ fn a_job_that_was_being_submitted_at_a_kill_is_found_by_the_next_process() {
 fn an_upload_that_was_cut_off_by_a_kill_is_taken_up_and_leaves_no_second_file() {
     let gate = Arc::new(Semaphore::new(0));
     // The first file arrives, and nobody hears of it.
-    let trainer =
-        Upstream::with(move |_, request| match (&request.method[..], &request.target[..]) {
+    let trainer = Upstream::with(move |_, request| {
+        match (request.method.as_str(), request.target.as_str()) {
             ("POST", "/v1/files") => Answer::default().wait(&gate),
             _ => empty(),
-        });
+        }
+    });
     let mut gateway = before(&trainer).start();
     build(&gateway, "d");
     let id = create(&gateway, "k");
@@ -248,10 +249,14 @@ fn an_upload_that_was_cut_off_by_a_kill_is_taken_up_and_leaves_no_second_file() 
     assert_eq!(lease_runs_out(&gateway), "uploading");
     let name = format!("weir-{id}-train.jsonl");
     let left = json!({"data": [{"id": "file-left", "filename": name}], "has_more": false});
-    let next = Upstream::with(move |_, request| match (&request.method[..], &request.target[..]) {
-        ("GET", target) if target.starts_with("/v1/files") => Answer::json(200, left.to_string()),
-        ("POST", "/v1/files") => Answer::json(200, r#"{"id":"file-validation"}"#),
-        _ => job("queued"),
+    let next = Upstream::with(move |_, request| {
+        match (request.method.as_str(), request.target.as_str()) {
+            ("GET", target) if target.starts_with("/v1/files") => {
+                Answer::json(200, left.to_string())
+            }
+            ("POST", "/v1/files") => Answer::json(200, r#"{"id":"file-validation"}"#),
+            _ => job("queued"),
+        }
     });
     let yaml = gateway.folder().join("weir.yaml");
     let config = std::fs::read_to_string(&yaml).unwrap();
