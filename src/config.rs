@@ -122,6 +122,8 @@ pub struct Trainer {
     pub base_url: String,
     /// Its key. When empty, `OPENAI_API_KEY` for the profile openai, and none for others.
     pub api_key: String,
+    /// Signs its webhooks.
+    pub webhook_secret: String,
 }
 
 /// Where web pages come from.
@@ -207,7 +209,12 @@ impl Default for Limits {
 
 impl Default for Trainer {
     fn default() -> Self {
-        Self { profile: "openai".to_owned(), base_url: String::new(), api_key: String::new() }
+        Self {
+            profile: "openai".to_owned(),
+            base_url: String::new(),
+            api_key: String::new(),
+            webhook_secret: "${OPENAI_WEBHOOK_SECRET}".to_owned(),
+        }
     }
 }
 
@@ -334,7 +341,7 @@ impl Config {
     /// # Errors
     /// A profile that there is not, or one without an address.
     pub fn trainer_place(&self, simulator: Option<&Uri>) -> Result<Place, ConfigError> {
-        let Trainer { profile: name, base_url, api_key } = &self.trainer;
+        let Trainer { profile: name, base_url, api_key, webhook_secret } = &self.trainer;
         let profile = Profile::named(name).ok_or_else(|| {
             let names = Profile::names().collect::<Vec<_>>().join(", ");
             ConfigError(format!("`trainer.profile`: there is no `{name}`; there are {names}"))
@@ -346,7 +353,8 @@ impl Config {
         })?;
         let has_key = simulator.is_some() || !api_key.is_empty() || name == "self-hosted";
         let base_url = base_url.trim_end_matches('/').to_owned();
-        Ok(Place { name: name.clone(), profile, base_url, has_key })
+        let webhook_secret = SecretString::from(webhook_secret.clone());
+        Ok(Place { name: name.clone(), profile, base_url, has_key, webhook_secret })
     }
 
     fn read(path: &Path) -> Result<Self, ConfigError> {
@@ -383,6 +391,7 @@ impl Config {
             "WEIR_UPGRADE_SOCKET" => self.upgrade_socket = value.into(),
             "WEIR_TRAINER_PROFILE" => value.clone_into(&mut self.trainer.profile),
             "WEIR_TRAINER_BASE_URL" => value.clone_into(&mut self.trainer.base_url),
+            "WEIR_TRAINER_WEBHOOK_SECRET" => value.clone_into(&mut self.trainer.webhook_secret),
             "WEIR_TRAINER_API_KEY" => value.clone_into(&mut self.trainer.api_key),
             "WEIR_FIRECRAWL_BASE_URL" => value.clone_into(&mut self.firecrawl.base_url),
             "WEIR_FIRECRAWL_API_KEY" => value.clone_into(&mut self.firecrawl.api_key),
@@ -405,7 +414,8 @@ impl Config {
         if self.trainer.profile == "openai" && self.trainer.api_key.is_empty() {
             "${OPENAI_API_KEY}".clone_into(&mut self.trainer.api_key);
         }
-        for key in [&mut self.trainer.api_key, &mut self.firecrawl.api_key] {
+        let secret = &mut self.trainer.webhook_secret;
+        for key in [&mut self.trainer.api_key, secret, &mut self.firecrawl.api_key] {
             *key = expand(key, &settings).unwrap_or_default();
         }
         let mut needed: Vec<(&str, &mut String)> = vec![

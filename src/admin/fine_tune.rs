@@ -19,6 +19,7 @@ use axum::response::sse::Event;
 use axum::response::sse::KeepAlive;
 use axum::response::sse::Sse;
 use futures_util::Stream;
+use secrecy::ExposeSecret as _;
 use serde_json::Value;
 use serde_json::json;
 use tokio::time::Instant;
@@ -31,6 +32,7 @@ use crate::store::Datasets;
 use crate::store::JobQuery;
 use crate::store::TrainingJob;
 use crate::store::TrainingQueue;
+use crate::training::hint::Signed;
 use crate::training::order;
 use crate::training::order::Order;
 use crate::training::order::Refusal;
@@ -67,6 +69,7 @@ pub(super) fn router() -> OpenApiRouter<Parts> {
         .routes(routes!(retry))
         .routes(routes!(events))
         .routes(routes!(checkpoints))
+        .routes(routes!(told_by_trainer))
 }
 
 /// Puts a fine-tune job in line, once for each Idempotency-Key.
@@ -325,6 +328,52 @@ async fn checkpoints(
         Ok(list(all.iter().map(order::shown_checkpoint).collect(), limit))
     };
     shown.await.unwrap_or_else(refused)
+}
+
+/// A webhook of the trainer: says that a job may have changed. What it says is looked up, not
+/// believed.
+#[utoipa::path(
+    post,
+    path = "/hooks/openai",
+    request_body = serde_json::Value,
+    responses(
+        (status = 200, description = "It is taken note of"),
+        (status = 400, description = "The signature or the body cannot be used"),
+        (status = 404, description = "There is no webhook secret, or the store is switched off"),
+        (status = 503, description = "The store is away: to be sent again"),
+    )
+)]
+async fn told_by_trainer(State(parts): State<Parts>, headers: HeaderMap, body: Bytes) -> Response {
+    let secret = parts.trainer.webhook_secret.expose_secret();
+    if secret.is_empty() {
+        let message = "`trainer.webhook_secret` is empty: webhooks cannot be checked.";
+        let error = ApiError::new(404, "invalid_request_error", "webhooks_off", message);
+        return reply(&error);
+    }
+    let header = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let signed = Signed {
+        id: header("webhook-id"),
+        timestamp: header("webhook-timestamp"),
+        signatures: header("webhook-signature"),
+    };
+    if let Err(message) = signed.verify(secret, &body, now() / 1000) {
+        let error = ApiError::bad_request("invalid_signature", message);
+        return reply(&error);
+    }
+    let taken = async {
+        let Some(database) = &parts.database else { return Ok(store_off()) };
+        let queue = TrainingQueue::of(database)?;
+        let event: Value = serde_json::from_slice(&body)
+            .map_err(|error| ApiError::bad_request("invalid_json", error.to_string()))?;
+        let text = |place: &str| event.pointer(place).and_then(Value::as_str).unwrap_or_default();
+        if queue.receive(signed.id, text("/type"), now()).await?
+            && let Some(job) = queue.at_provider(text("/data/id")).await?
+        {
+            queue.ask(job.job_id, None, now()).await?;
+        }
+        Ok(Json(json!({ "received": true })).into_response())
+    };
+    taken.await.unwrap_or_else(refused)
 }
 
 /// What is asked of the status.

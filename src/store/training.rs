@@ -185,6 +185,14 @@ impl TrainingQueue {
         self.one("idempotency_key = $1", key).await
     }
 
+    /// One by its id at its provider.
+    ///
+    /// # Errors
+    /// The store is away.
+    pub async fn at_provider(&self, id: &str) -> Result<Option<TrainingJob>, StoreError> {
+        self.one("provider_job_id = $1", id).await
+    }
+
     async fn one(&self, holds: &str, bind: &str) -> Result<Option<TrainingJob>, StoreError> {
         let sql = format!("select {} from training_queue where {holds}", self.object());
         let row = sqlx::query(AssertSqlSafe(sql)).bind(bind).fetch_optional(&self.pool).await;

@@ -112,6 +112,20 @@ impl TrainingQueue {
         Ok(())
     }
 
+    /// Takes note of a webhook that came in; false where it came before.
+    ///
+    /// # Errors
+    /// The store is away.
+    pub async fn receive(&self, id: &str, kind: &str, now: i64) -> Result<bool, StoreError> {
+        let sql = format!(
+            "insert into webhook_inbox (source, message_id, type, received_at) \
+             values ('openai', $1, $2, {}) on conflict (source, message_id) do nothing",
+            self.database.instant(3)
+        );
+        let statement = sqlx::query(AssertSqlSafe(sql)).bind(id).bind(kind).bind(now);
+        Ok(self.database.within(statement.execute(&self.pool)).await?.rows_affected() > 0)
+    }
+
     /// What happened before the event `after`, the newest first.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ mod emit;
 mod examine;
 mod example;
 mod gather;
+pub mod hint;
 pub mod jobs;
 pub mod jsonl;
 mod manifest;

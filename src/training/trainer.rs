@@ -45,6 +45,8 @@ pub struct Place {
     pub base_url: String,
     /// Whether there is a key, or none is needed.
     pub has_key: bool,
+    /// Signs the trainer's webhooks; empty for none.
+    pub webhook_secret: SecretString,
 }
 
 /// A trainer that can be asked.

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::Mutex;
 
+use base64::Engine as _;
 use serde_json::Value;
 use serde_json::json;
 use tokio::sync::Semaphore;
@@ -496,6 +497,42 @@ fn the_command_line_makes_jobs_that_a_gateway_moves_on() {
         (code, &report["tokens"], &report["billable_tokens"]),
         (Some(1), &json!(4306), &json!(86_120))
     );
+}
+
+#[test]
+fn a_signed_webhook_has_the_job_looked_at_and_is_not_believed() {
+    let said = Arc::new(Mutex::new("running"));
+    let says = Arc::clone(&said);
+    let trainer = trainer(move |_, target| match target {
+        target if target.contains("events") || target.contains("checkpoints") => empty(),
+        _ => job(*says.lock().unwrap()),
+    });
+    let gateway = before(&trainer).env("OPENAI_WEBHOOK_SECRET", "whsec_c2VjcmV0").start();
+    build(&gateway, "d");
+    let id = create(&gateway, "k");
+    until(&gateway, &id, "running");
+    *said.lock().unwrap() = "succeeded";
+    // It says failed; the trainer, asked, says succeeded.
+    let body = r#"{"id":"evt_1","object":"event","type":"fine_tuning.job.failed","data":{"id":"ftjob-1"}}"#;
+    let hook = |signature: &str, sent: u64| {
+        let headers = format!(
+            "webhook-id: wh_1\r\nwebhook-timestamp: {sent}\r\nwebhook-signature: {signature}\r\n"
+        );
+        control(&gateway, post_with("/hooks/openai", &headers, body))
+    };
+    let now = unix_now();
+    hook("v1,AAAA", now).assert_error(400, "invalid_request_error", "invalid_signature");
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, b"secret");
+    let tag = ring::hmac::sign(&key, format!("wh_1.{now}.{body}").as_bytes());
+    let signature = format!("v1,{}", base64::engine::general_purpose::STANDARD.encode(tag));
+    assert_eq!(hook(&signature, now).status, 200);
+    until(&gateway, &id, "succeeded");
+    assert_eq!(hook(&signature, now).status, 200, "the same again is fine");
+}
+
+fn unix_now() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.unwrap().as_secs()
 }
 
 /// Ends the lease of a process that was killed, and returns the job's status.

@@ -79,6 +79,16 @@ create table training_checkpoints (
   primary key (job_id, checkpoint_id)
 );
 
+-- Webhooks that came in: each is acted on once.
+create table webhook_inbox (
+  source text not null,
+  message_id text not null,
+  type text not null,
+  received_at timestamptz not null,
+  primary key (source, message_id)
+);
+
 alter table training_queue enable row level security;
 alter table training_events enable row level security;
 alter table training_checkpoints enable row level security;
+alter table webhook_inbox enable row level security;

@@ -78,3 +78,12 @@ create table training_checkpoints (
   metrics text not null,
   primary key (job_id, checkpoint_id)
 ) strict;
+
+-- Webhooks that came in: each is acted on once.
+create table webhook_inbox (
+  source text not null,
+  message_id text not null,
+  type text not null,
+  received_at integer not null,
+  primary key (source, message_id)
+) strict;
