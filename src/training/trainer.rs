@@ -137,8 +137,9 @@ impl Trainer {
     ) -> Result<Option<Value>, TrainerError> {
         let is_it = |job: &Value| {
             let metadata = job.pointer("/metadata/gateway_job_id").and_then(Value::as_str);
+            let trains_on = job.get("training_file").and_then(Value::as_str);
             metadata == Some(gateway_job_id)
-                || job.get("training_file").and_then(Value::as_str) == Some(training_file)
+                || (!training_file.is_empty() && trains_on == Some(training_file))
         };
         // Trainers that do not know the filter answer with all of their jobs.
         let filter = format!("metadata%5Bgateway_job_id%5D={gateway_job_id}");

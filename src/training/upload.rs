@@ -167,3 +167,50 @@ impl Body for Form {
         SizeHint::with_exact(self.left)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::sync::Arc;
+
+    use crate::policy::Policy;
+    use crate::policy::Settings;
+    use crate::simulator::Knobs;
+    use crate::simulator::Simulator;
+    use crate::training::provider::Profile;
+    use crate::training::trainer::Place;
+    use crate::upstream::Upstreams;
+
+    async fn trainer() -> Trainer {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base_url = format!("http://{}/v1", listener.local_addr().unwrap());
+        let simulator = Simulator::new(Knobs::default());
+        tokio::spawn(simulator.serve(listener, std::future::pending()));
+        let folder = tempfile::tempdir().unwrap();
+        let policy = Policy::load(folder.path(), &Settings::default()).unwrap();
+        let upstreams = Arc::new(Upstreams::new(&policy).unwrap());
+        let profile = Profile::named("openai").unwrap();
+        let (name, webhook_secret) = ("openai".to_owned(), "".into());
+        let place = Place { name, profile, base_url, has_key: true, webhook_secret };
+        Trainer::new(place, &"sk-simulator".into(), upstreams).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_file_arrives_as_it_is_whole_or_in_parts() {
+        let trainer = trainer().await;
+        let json = json!((0..500).collect::<Vec<u32>>());
+        let text = json.to_string();
+        let len = u64::try_from(text.len()).unwrap();
+        // Parts of 300 bytes, which are not those that it is read in; or none at all.
+        for (large, part) in [(100, 300), (u64::MAX, 1)] {
+            let pieces: Vec<_> =
+                text.as_bytes().chunks(77).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
+            let pieces = Box::pin(futures_util::stream::iter(pieces));
+            let id = trainer.upload_by("x.jsonl", len, pieces, large, part).await.unwrap();
+            let path = format!("/files/{id}/content");
+            assert_eq!(trainer.ask(Method::GET, &path, None).await.unwrap(), json);
+        }
+        assert!(trainer.file_named("x.jsonl").await.unwrap().is_some());
+    }
+}
