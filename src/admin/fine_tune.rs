@@ -1,8 +1,5 @@
 //! `/api/fine-tune` and `/api/fine-tune-status`: jobs that train a model on a dataset.
 
-use std::collections::HashMap;
-use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::Json;
@@ -15,11 +12,6 @@ use axum::http::HeaderName;
 use axum::http::StatusCode;
 use axum::response::IntoResponse as _;
 use axum::response::Response;
-use axum::response::sse::Event;
-use axum::response::sse::KeepAlive;
-use axum::response::sse::Sse;
-use futures_util::Stream;
-use secrecy::ExposeSecret as _;
 use serde_json::Value;
 use serde_json::json;
 use tokio::time::Instant;
@@ -32,10 +24,10 @@ use crate::store::Datasets;
 use crate::store::JobQuery;
 use crate::store::TrainingJob;
 use crate::store::TrainingQueue;
-use crate::training::hint::Signed;
 use crate::training::order;
 use crate::training::order::Order;
 use crate::training::order::Refusal;
+use crate::training::show;
 
 use super::Parts;
 use super::now;
@@ -45,23 +37,22 @@ use super::store_off;
 
 /// Jobs, events or checkpoints of one page when nobody says how many, and at most.
 const PAGE: u32 = 20;
-const LARGEST_PAGE: u32 = 100;
+pub(super) const LARGEST_PAGE: u32 = 100;
 /// Longest wait for a change.
 const LONGEST_WAIT: u64 = 60;
 /// How often somebody who waits looks.
-const LOOK: Duration = Duration::from_millis(250);
+pub(super) const LOOK: Duration = Duration::from_millis(250);
 /// How long a refreshed answer waits for the trainer's.
 const REFRESH: Duration = Duration::from_secs(10);
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
-type Parameters = Query<Vec<(String, String)>>;
+pub(super) type Parameters = Query<Vec<(String, String)>>;
 
 /// The routes of this file.
 pub(super) fn router() -> OpenApiRouter<Parts> {
     OpenApiRouter::new()
         .routes(routes!(create))
         .routes(routes!(status))
-        .routes(routes!(stream))
         .routes(routes!(approve))
         .routes(routes!(cancel))
         .routes(routes!(pause))
@@ -69,7 +60,6 @@ pub(super) fn router() -> OpenApiRouter<Parts> {
         .routes(routes!(retry))
         .routes(routes!(events))
         .routes(routes!(checkpoints))
-        .routes(routes!(told_by_trainer))
 }
 
 /// Puts a fine-tune job in line, once for each Idempotency-Key.
@@ -102,7 +92,7 @@ async fn create_job(parts: &Parts, headers: &HeaderMap, body: &[u8]) -> Result<R
     let trainer = &parts.trainer;
     if asked.dry_run {
         let job = order::plan(&datasets, &queue, trainer, &asked, ("", &hash)).await?;
-        let mut shown = order::shown(&job);
+        let mut shown = show::job(&job);
         for of_a_row in ["id", "job_id", "next_poll_at"] {
             shown[of_a_row] = Value::Null;
         }
@@ -148,45 +138,11 @@ async fn status(State(parts): State<Parts>, Query(parameters): Parameters) -> Re
         let Some(database) = &parts.database else { return Ok(store_off()) };
         let queue = TrainingQueue::of(database)?;
         match &asked.job {
-            Some(id) => Ok(Json(order::shown(&one(&queue, id, &asked).await?)).into_response()),
+            Some(id) => Ok(Json(show::job(&one(&queue, id, &asked).await?)).into_response()),
             None => page(&queue, &asked).await,
         }
     };
     shown.await.unwrap_or_else(refused)
-}
-
-/// Changes of status as server-sent events, as they happen.
-#[utoipa::path(
-    get,
-    path = "/api/fine-tune-status/stream",
-    params(("job_id" = Option<String>, Query, description = "This job alone, from its status now to its end")),
-    responses(
-        (status = 200, description = "Events `fine_tune.status_changed` whose data is the job", content_type = "text/event-stream"),
-        (status = 400, description = "A parameter that cannot be used"),
-        (status = 404, description = "There is no such job, or the store is switched off"),
-    )
-)]
-async fn stream(State(parts): State<Parts>, Query(parameters): Parameters) -> Response {
-    let begun = async {
-        let job = only(&parameters, "job_id")?;
-        let Some(database) = &parts.database else { return Ok(store_off()) };
-        let queue = TrainingQueue::of(database)?;
-        let mut changes = Changes {
-            since: now(),
-            job: None,
-            queue,
-            known: HashMap::new(),
-            next: VecDeque::new(),
-            ended: false,
-        };
-        if let Some(id) = job {
-            let job = found(&changes.queue, id).await?;
-            changes.job = Some(job.job_id);
-            changes.add(job);
-        }
-        Ok(Sse::new(changes.events()).keep_alive(KeepAlive::default()).into_response())
-    };
-    begun.await.unwrap_or_else(refused)
 }
 
 /// Lets a job go on that waits for approval.
@@ -297,7 +253,7 @@ async fn events(
         let (limit, after) = listing(&parameters)?;
         let (queue, job) = opened(&parts, &id).await?;
         let events = queue.events(job.job_id, after, limit + 1).await?;
-        Ok(list(events.iter().map(order::shown_event).collect(), limit))
+        Ok(list(events.iter().map(show::event).collect(), limit))
     };
     shown.await.unwrap_or_else(refused)
 }
@@ -325,55 +281,9 @@ async fn checkpoints(
         let (limit, after) = listing(&parameters)?;
         let (queue, job) = opened(&parts, &id).await?;
         let all = queue.checkpoints(job.job_id, after, limit + 1).await?;
-        Ok(list(all.iter().map(order::shown_checkpoint).collect(), limit))
+        Ok(list(all.iter().map(show::checkpoint).collect(), limit))
     };
     shown.await.unwrap_or_else(refused)
-}
-
-/// A webhook of the trainer: says that a job may have changed. What it says is looked up, not
-/// believed.
-#[utoipa::path(
-    post,
-    path = "/hooks/openai",
-    request_body = serde_json::Value,
-    responses(
-        (status = 200, description = "It is taken note of"),
-        (status = 400, description = "The signature or the body cannot be used"),
-        (status = 404, description = "There is no webhook secret, or the store is switched off"),
-        (status = 503, description = "The store is away: to be sent again"),
-    )
-)]
-async fn told_by_trainer(State(parts): State<Parts>, headers: HeaderMap, body: Bytes) -> Response {
-    let secret = parts.trainer.webhook_secret.expose_secret();
-    if secret.is_empty() {
-        let message = "`trainer.webhook_secret` is empty: webhooks cannot be checked.";
-        let error = ApiError::new(404, "invalid_request_error", "webhooks_off", message);
-        return reply(&error);
-    }
-    let header = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let signed = Signed {
-        id: header("webhook-id"),
-        timestamp: header("webhook-timestamp"),
-        signatures: header("webhook-signature"),
-    };
-    if let Err(message) = signed.verify(secret, &body, now() / 1000) {
-        let error = ApiError::bad_request("invalid_signature", message);
-        return reply(&error);
-    }
-    let taken = async {
-        let Some(database) = &parts.database else { return Ok(store_off()) };
-        let queue = TrainingQueue::of(database)?;
-        let event: Value = serde_json::from_slice(&body)
-            .map_err(|error| ApiError::bad_request("invalid_json", error.to_string()))?;
-        let text = |place: &str| event.pointer(place).and_then(Value::as_str).unwrap_or_default();
-        if queue.receive(signed.id, text("/type"), now()).await?
-            && let Some(job) = queue.at_provider(text("/data/id")).await?
-        {
-            queue.ask(job.job_id, None, now()).await?;
-        }
-        Ok(Json(json!({ "received": true })).into_response())
-    };
-    taken.await.unwrap_or_else(refused)
 }
 
 /// What is asked of the status.
@@ -450,7 +360,7 @@ async fn one(queue: &TrainingQueue, id: &str, asked: &Asked) -> Result<TrainingJ
 async fn page(queue: &TrainingQueue, asked: &Asked) -> Result<Response, Refusal> {
     let query = JobQuery { limit: asked.query.limit + 1, ..asked.query.clone() };
     let jobs = queue.list(&query).await?;
-    Ok(list(jobs.iter().map(order::shown).collect(), asked.query.limit))
+    Ok(list(jobs.iter().map(show::job).collect(), asked.query.limit))
 }
 
 /// A page in OpenAI's shape; one more than `limit` says that there are more.
@@ -483,55 +393,6 @@ fn limit(value: &str) -> Result<u32, String> {
     limit.ok_or_else(|| format!("`{value}` is not between 1 and {LARGEST_PAGE}"))
 }
 
-/// The changes of jobs from a time on.
-struct Changes {
-    queue: TrainingQueue,
-    since: i64,
-    /// This one alone.
-    job: Option<Uuid>,
-    /// What was told last of each.
-    known: HashMap<Uuid, String>,
-    next: VecDeque<TrainingJob>,
-    ended: bool,
-}
-
-impl Changes {
-    fn add(&mut self, job: TrainingJob) {
-        self.since = self.since.max(job.updated_at);
-        if self.known.insert(job.job_id, job.status.clone()).as_ref() != Some(&job.status) {
-            self.next.push_back(job);
-        }
-    }
-
-    fn events(self) -> impl Stream<Item = Result<Event, Infallible>> {
-        futures_util::stream::unfold(self, async |mut changes| {
-            let job = changes.next().await?;
-            let data = order::shown(&job).to_string();
-            let event = Event::default().event("fine_tune.status_changed").data(data);
-            Some((Ok(event), changes))
-        })
-    }
-
-    async fn next(&mut self) -> Option<TrainingJob> {
-        loop {
-            if let Some(job) = self.next.pop_front() {
-                self.ended = self.job.is_some() && job.has_ended();
-                return Some(job);
-            }
-            if self.ended {
-                return None;
-            }
-            tokio::time::sleep(LOOK).await;
-            // A store that is away now may be back later: the client waits.
-            let changed = match self.job {
-                Some(id) => self.queue.find(id).await.map(|job| job.into_iter().collect()),
-                None => self.queue.changed(self.since, LARGEST_PAGE).await,
-            };
-            changed.unwrap_or_default().into_iter().for_each(|job| self.add(job));
-        }
-    }
-}
-
 async fn asked_to(parts: &Parts, id: &str, wish: &str) -> Response {
     let done = async {
         let (queue, mut job) = opened(parts, id).await?;
@@ -548,7 +409,7 @@ async fn opened(parts: &Parts, id: &str) -> Result<(TrainingQueue, TrainingJob),
     Ok((queue, job))
 }
 
-async fn found(queue: &TrainingQueue, id: &str) -> Result<TrainingJob, Refusal> {
+pub(super) async fn found(queue: &TrainingQueue, id: &str) -> Result<TrainingJob, Refusal> {
     let job = match Uuid::try_parse(id) {
         Ok(id) => queue.find(id).await?,
         Err(_) => None,
@@ -556,15 +417,8 @@ async fn found(queue: &TrainingQueue, id: &str) -> Result<TrainingJob, Refusal> 
     job.ok_or_else(|| missing(id).into())
 }
 
-fn only<'a>(parameters: &'a [(String, String)], name: &str) -> Result<Option<&'a str>, ApiError> {
-    match parameters.iter().find(|(given, _)| given != name) {
-        Some((other, _)) => Err(wrong(other, &format!("is no parameter; there is {name}"))),
-        None => Ok(parameters.last().map(|(_, value)| value.as_str())),
-    }
-}
-
 fn accepted(job: &TrainingJob, replayed: bool) -> Response {
-    let answer = (StatusCode::ACCEPTED, Json(order::shown(job)));
+    let answer = (StatusCode::ACCEPTED, Json(show::job(job)));
     if replayed { ([(REPLAYED, "true")], answer).into_response() } else { answer.into_response() }
 }
 
@@ -573,12 +427,12 @@ fn missing(id: &str) -> ApiError {
     ApiError::new(404, "invalid_request_error", "not_found", message)
 }
 
-fn wrong(parameter: &str, message: &str) -> ApiError {
+pub(super) fn wrong(parameter: &str, message: &str) -> ApiError {
     let told = format!("`{parameter}`: {message}.");
     ApiError::bad_request("invalid_parameter", told).param(parameter.to_owned())
 }
 
-fn refused(refusal: Refusal) -> Response {
+pub(super) fn refused(refusal: Refusal) -> Response {
     match refusal {
         Refusal::Refused(error) => reply(&error),
         Refusal::Store(error) => store_away(&error),

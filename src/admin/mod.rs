@@ -3,6 +3,7 @@
 mod datasets;
 mod feedback;
 mod fine_tune;
+mod fine_tune_news;
 mod in_force;
 mod interactions;
 mod keys;
@@ -162,6 +163,7 @@ pub fn router(
         .merge(replay::router())
         .merge(datasets::router())
         .merge(fine_tune::router())
+        .merge(fine_tune_news::router())
         .merge(keys::router())
         .split_for_parts();
     router

@@ -16,6 +16,7 @@ use crate::store::TrainingQueue;
 use crate::training::order;
 use crate::training::order::Order;
 use crate::training::order::Refusal;
+use crate::training::show;
 use crate::training::trainer::Place;
 
 use super::migrate::store as open_store;
@@ -92,12 +93,12 @@ pub(super) fn run(arguments: &Finetune, json: bool) -> Result<(), AppError> {
         let queue = TrainingQueue::of(&database)?;
         match &arguments.action {
             Action::Create(asked) => create(&datasets, &queue, &trainer, asked, json).await,
-            Action::Status { job: Some(id), .. } => show(&found(&queue, *id).await?, json),
+            Action::Status { job: Some(id), .. } => tell(&found(&queue, *id).await?, json),
             Action::Status { job: None, limit } => list(&queue, *limit, json).await,
             Action::Cancel { job } => {
                 let mut job = found(&queue, *job).await?;
                 order::wish(&queue, &mut job, "cancel").await.map_err(told)?;
-                show(&found(&queue, job.job_id).await?, json)
+                tell(&found(&queue, job.job_id).await?, json)
             }
         }
     })?
@@ -125,13 +126,13 @@ async fn create(
     } else {
         order::place(datasets, queue, trainer, &wanted, (&key, &hash)).await.map(|(job, _)| job)
     };
-    show(&job.map_err(told)?, json)
+    tell(&job.map_err(told)?, json)
 }
 
 async fn list(queue: &TrainingQueue, limit: u32, json: bool) -> Result<(), AppError> {
     let jobs = queue.list(&JobQuery { limit, ..JobQuery::default() }).await?;
     if json {
-        let data: Vec<Value> = jobs.iter().map(order::shown).collect();
+        let data: Vec<Value> = jobs.iter().map(show::job).collect();
         return print(&format!("{}\n", text(&json!({ "object": "list", "data": data }))?));
     }
     print(&jobs.iter().map(line).collect::<String>())
@@ -142,8 +143,8 @@ async fn found(queue: &TrainingQueue, id: Uuid) -> Result<TrainingJob, AppError>
     job.ok_or_else(|| fail(format!("there is no fine-tune job `{id}`")))
 }
 
-fn show(job: &TrainingJob, json: bool) -> Result<(), AppError> {
-    let shown = order::shown(job);
+fn tell(job: &TrainingJob, json: bool) -> Result<(), AppError> {
+    let shown = show::job(job);
     if json {
         return print(&format!("{}\n", text(&shown)?));
     }
@@ -153,7 +154,7 @@ fn show(job: &TrainingJob, json: bool) -> Result<(), AppError> {
 
 /// One job in one line.
 fn line(job: &TrainingJob) -> String {
-    let shown = order::shown(job);
+    let shown = show::job(job);
     let text = |name: &str| shown.get(name).and_then(Value::as_str).unwrap_or("-").to_owned();
     let reason = job.status_reason.as_ref().map_or_else(String::new, |why| format!(" ({why})"));
     format!(

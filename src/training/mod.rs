@@ -4,6 +4,9 @@
 //! [`dataset::build`] is the whole way: `gather` reads rows and has each examined alone
 //! (`examine`: stages 1 to 9), `pool` keeps them, `select` decides what depends on other rows
 //! (assembly, duplicates, split, balance), `emit` writes.
+//!
+//! And on to tuned models: [`order`] puts a job in line, [`poller`] moves it on by the states of [`jobs`]
+//! at a [`trainer`].
 
 pub mod dataset;
 mod digest;
@@ -26,6 +29,7 @@ pub mod recipe;
 mod responses;
 mod select;
 mod settings;
+pub mod show;
 mod sip;
 mod stages;
 mod tally;
