@@ -365,7 +365,14 @@ fn what_may_cost_more_than_its_ceiling_waits_for_a_word() {
 }
 
 #[test]
-fn a_job_is_paused_resumed_and_cancelled_at_the_trainer() {
+fn a_job_is_paused_resumed_and_cancelled_at_the_trainer_on_both_stores() {
+    let server = Postgres::start();
+    for store in ["sqlite:data/weir.db".to_owned(), server.create("paused")] {
+        paused_resumed_and_cancelled(&store);
+    }
+}
+
+fn paused_resumed_and_cancelled(store: &str) {
     let said = Arc::new(Mutex::new("running"));
     let says = Arc::clone(&said);
     let trainer = trainer(move |_, target| {
@@ -381,7 +388,7 @@ fn a_job_is_paused_resumed_and_cancelled_at_the_trainer() {
         }
         job(*status)
     });
-    let gateway = before(&trainer).start();
+    let gateway = before(&trainer).config(&format!("store: {store}")).start();
     build(&gateway, "d");
     let id = create(&gateway, "k");
     until(&gateway, &id, "running");
