@@ -9,6 +9,7 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use http::Uri;
+use secrecy::SecretString;
 use serde_json::json;
 use thiserror::Error;
 
@@ -55,6 +56,9 @@ use crate::store::StoreError;
 use crate::telemetry::log;
 use crate::telemetry::metrics::Metrics;
 use crate::training::dataset;
+use crate::training::poller::Poller;
+use crate::training::trainer::Place;
+use crate::training::trainer::Trainer;
 use crate::upstream::SetupError;
 use crate::upstream::Upstreams;
 
@@ -142,8 +146,11 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
         access,
         config.limits.body.0,
     );
+    let trainer = config.trainer_place(policy_settings.simulator.as_ref())?;
     if let Some(database) = &database {
         tasks.push(("datasets", adopt_builds(database.clone())));
+        let jobs = move_jobs(&config, database, &trainer, &upstreams, &metrics)?;
+        tasks.push(("fine-tune jobs", jobs));
     }
     let readiness = Arc::new(Readiness::default());
     let ledger = recorder.clone().zip(database);
@@ -153,7 +160,8 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
         figures: figures(&live, &upstreams),
         limits: Arc::clone(&limits),
     };
-    let control = control_plane(&config, &environment, &metrics, &readiness, policies, ledger)?;
+    let control =
+        control_plane(&config, &environment, &metrics, &readiness, policies, ledger, trainer)?;
     tasks.push(("control plane", control));
     tasks.push(("policies", reload(&config, policy_settings, &policy, &upstreams, &metrics)));
     if let Some(courier) = courier {
@@ -400,13 +408,14 @@ fn control_plane(
     readiness: &Arc<Readiness>,
     policy: PolicyParts,
     store: Option<(Arc<Recorder>, Database)>,
+    trainer: Place,
 ) -> Result<Task, AppError> {
     let address = config.control.listen;
     let listener = admin::bind(address).map_err(|source| StartError::Listen { address, source })?;
     let (metrics, readiness) = (Arc::clone(metrics), Arc::clone(readiness));
     let token = environment.admin_token();
     Ok(Box::pin(async move {
-        let router = admin::router(metrics, readiness, policy, store, token);
+        let router = admin::router(metrics, readiness, policy, store, token, trainer);
         if let Err(error) = admin::serve(listener, router).await {
             tracing::error!(%error, "the control plane stopped");
         }
@@ -421,6 +430,31 @@ fn adopt_builds(database: Database) -> Task {
             Err(error) => tracing::error!(%error, "datasets cannot be built"),
         }
     })
+}
+
+/// Moves fine-tune jobs on at the trainer.
+fn move_jobs(
+    config: &Config,
+    database: &Database,
+    place: &Place,
+    upstreams: &Arc<Upstreams>,
+    metrics: &Arc<Metrics>,
+) -> Result<Task, AppError> {
+    let key = SecretString::from(config.trainer.api_key.clone());
+    let simulated = config.trainer_place(None)?.base_url != place.base_url;
+    let key = if simulated { SecretString::from("sk-simulator") } else { key };
+    let trainer = Trainer::new(place.clone(), &key, Arc::clone(upstreams));
+    let trainer = trainer.map_err(AppError::Other)?;
+    let (database, metrics) = (database.clone(), Arc::clone(metrics));
+    // The stand-in's jobs take no time.
+    let pause = simulated.then_some(Duration::from_millis(500));
+    Ok(Box::pin(async move {
+        let datasets = Datasets::of(&database);
+        match datasets.and_then(|datasets| Poller::new(datasets, trainer, metrics, pause)) {
+            Ok(poller) => poller.run().await,
+            Err(error) => tracing::error!(%error, "fine-tune jobs cannot be moved on"),
+        }
+    }))
 }
 
 /// How the models are doing, for `POST /api/route/explain`: what live routing sees.

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::Uri;
 use secrecy::SecretString;
 use serde::Deserialize;
 use thiserror::Error;
@@ -18,6 +19,8 @@ use crate::policy::units::Size;
 use crate::store::Credentials;
 use crate::store::Database;
 use crate::store::Objects;
+use crate::training::provider::Profile;
+use crate::training::trainer::Place;
 
 /// The settings of one process.
 #[derive(Clone, Debug, Deserialize)]
@@ -115,10 +118,12 @@ pub struct Limits {
 pub struct Trainer {
     /// openai, azure, together, fireworks or self-hosted.
     pub profile: String,
-    /// Its API.
+    /// Its API; the profile's own when empty.
     pub base_url: String,
-    /// Its key.
+    /// Its key. When empty, `OPENAI_API_KEY` for the profile openai, and none for others.
     pub api_key: String,
+    /// Signs its webhooks.
+    pub webhook_secret: String,
 }
 
 /// Where web pages come from.
@@ -206,8 +211,9 @@ impl Default for Trainer {
     fn default() -> Self {
         Self {
             profile: "openai".to_owned(),
-            base_url: "https://api.openai.com/v1".to_owned(),
-            api_key: "${OPENAI_API_KEY}".to_owned(),
+            base_url: String::new(),
+            api_key: String::new(),
+            webhook_secret: "${OPENAI_WEBHOOK_SECRET}".to_owned(),
         }
     }
 }
@@ -330,6 +336,27 @@ impl Config {
             .map_err(|message| ConfigError(format!("`objects`: {message}")))
     }
 
+    /// Where fine-tuning happens; with a simulator, there.
+    ///
+    /// # Errors
+    /// A profile that there is not, or one without an address.
+    pub fn trainer_place(&self, simulator: Option<&Uri>) -> Result<Place, ConfigError> {
+        let Trainer { profile: name, base_url, api_key, webhook_secret } = &self.trainer;
+        let profile = Profile::named(name).ok_or_else(|| {
+            let names = Profile::names().collect::<Vec<_>>().join(", ");
+            ConfigError(format!("`trainer.profile`: there is no `{name}`; there are {names}"))
+        })?;
+        let given = (!base_url.is_empty()).then(|| base_url.clone());
+        let base_url = simulator.map(Uri::to_string).or(given).or_else(|| profile.base_url.clone());
+        let base_url = base_url.ok_or_else(|| {
+            ConfigError(format!("`trainer.base_url` is missing: {name} has no address of its own"))
+        })?;
+        let has_key = simulator.is_some() || !api_key.is_empty() || name == "self-hosted";
+        let base_url = base_url.trim_end_matches('/').to_owned();
+        let webhook_secret = SecretString::from(webhook_secret.clone());
+        Ok(Place { name: name.clone(), profile, base_url, has_key, webhook_secret })
+    }
+
     fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|error| {
             ConfigError(format!("cannot read {}: {error}; check the path", path.display()))
@@ -364,6 +391,7 @@ impl Config {
             "WEIR_UPGRADE_SOCKET" => self.upgrade_socket = value.into(),
             "WEIR_TRAINER_PROFILE" => value.clone_into(&mut self.trainer.profile),
             "WEIR_TRAINER_BASE_URL" => value.clone_into(&mut self.trainer.base_url),
+            "WEIR_TRAINER_WEBHOOK_SECRET" => value.clone_into(&mut self.trainer.webhook_secret),
             "WEIR_TRAINER_API_KEY" => value.clone_into(&mut self.trainer.api_key),
             "WEIR_FIRECRAWL_BASE_URL" => value.clone_into(&mut self.firecrawl.base_url),
             "WEIR_FIRECRAWL_API_KEY" => value.clone_into(&mut self.firecrawl.api_key),
@@ -382,7 +410,12 @@ impl Config {
     /// Replaces `${NAME}`; an unset variable leaves a key empty and is an error elsewhere.
     fn resolve(&mut self, environment: &Environment) -> Result<(), ConfigError> {
         let settings = environment.for_policies();
-        for key in [&mut self.trainer.api_key, &mut self.firecrawl.api_key] {
+        // Nobody else is to see OpenAI's key.
+        if self.trainer.profile == "openai" && self.trainer.api_key.is_empty() {
+            "${OPENAI_API_KEY}".clone_into(&mut self.trainer.api_key);
+        }
+        let secret = &mut self.trainer.webhook_secret;
+        for key in [&mut self.trainer.api_key, secret, &mut self.firecrawl.api_key] {
             *key = expand(key, &settings).unwrap_or_default();
         }
         let mut needed: Vec<(&str, &mut String)> = vec![
@@ -434,6 +467,7 @@ impl Config {
         self.database()?;
         self.redis()?;
         self.object_store(environment)?;
+        self.trainer_place(None)?;
         if self.tls.as_ref().is_some_and(|tls| tls.certificate.is_empty() || tls.key.is_empty()) {
             return fail("`tls` needs both `certificate` and `key`");
         }
@@ -537,6 +571,8 @@ firecrawl: { base_url: https://api.firecrawl.dev, api_key: "${FIRECRAWL_API_KEY}
             ("spool: { max_bytes: 0 }", "spool.max_bytes"),
             ("objects: data/objects", "`objects`: write it as file:data/objects"),
             ("objects: s3://bodies", "AWS_ACCESS_KEY_ID"),
+            ("trainer: { profile: acme }", "there are azure, fireworks, openai"),
+            ("trainer: { profile: azure }", "`trainer.base_url` is missing"),
         ];
         for (yaml, expected) in cases {
             let message = load(yaml, &[]).unwrap_err().to_string();
@@ -556,6 +592,20 @@ firecrawl: { base_url: https://api.firecrawl.dev, api_key: "${FIRECRAWL_API_KEY}
         let read = environment(&env).object_credentials();
         assert_eq!(read.secret.as_ref().unwrap().expose_secret(), "c2VjcmV0");
         assert_eq!((read.key_id.as_deref(), read.region), (Some("AKIA1"), None));
+    }
+
+    #[test]
+    fn openais_key_is_for_openai_alone() {
+        let env = [("OPENAI_API_KEY", "sk-1")];
+        let key = |yaml: &str| load(yaml, &env).unwrap().trainer.api_key;
+        assert_eq!(key(""), "sk-1");
+        assert_eq!(key("trainer: { profile: together }"), "");
+        let config = load("trainer: { profile: together }", &env).unwrap();
+        let place = config.trainer_place(None).unwrap();
+        assert_eq!(
+            (place.base_url.as_str(), place.has_key),
+            ("https://api.together.xyz/v1", false)
+        );
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 mod datasets;
 mod feedback;
+mod fine_tune;
+mod fine_tune_news;
 mod in_force;
 mod interactions;
 mod keys;
@@ -46,6 +48,7 @@ use crate::store::Ledger;
 use crate::store::Recorder;
 use crate::store::StoreError;
 use crate::telemetry::metrics::Metrics;
+use crate::training::trainer::Place;
 
 pub use policies::Figures;
 pub use policies::PolicyParts;
@@ -93,6 +96,7 @@ struct Parts {
     database: Option<Database>,
     ledger: Option<Ledger>,
     token: Option<Arc<SecretString>>,
+    trainer: Arc<Place>,
 }
 
 #[derive(OpenApi)]
@@ -121,13 +125,14 @@ pub fn router(
     policy: PolicyParts,
     store: Option<(Arc<Recorder>, Database)>,
     token: Option<SecretString>,
+    trainer: Place,
 ) -> Router {
     let (recorder, database) = store.unzip();
     let ledger = database.as_ref().and_then(|database| {
         let ledger = Ledger::of(database);
         ledger.inspect_err(|error| tracing::error!(%error, "spend cannot be read")).ok()
     });
-    let token = token.map(Arc::new);
+    let (token, trainer) = (token.map(Arc::new), Arc::new(trainer));
     let PolicyParts { policy, settings, figures, limits } = policy;
     let parts = Parts {
         metrics,
@@ -140,6 +145,7 @@ pub fn router(
         database,
         ledger,
         token,
+        trainer,
     };
     let (router, description) = OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(healthz))
@@ -156,6 +162,8 @@ pub fn router(
         .merge(policies::router())
         .merge(replay::router())
         .merge(datasets::router())
+        .merge(fine_tune::router())
+        .merge(fine_tune_news::router())
         .merge(keys::router())
         .split_for_parts();
     router

@@ -27,6 +27,8 @@ use super::migrate::wait_for;
 use super::policy::fail;
 use super::policy::print;
 use super::spend::text;
+use super::validate;
+use super::validate::Validate;
 
 /// What is done with datasets.
 #[derive(Debug, clap::Args)]
@@ -78,6 +80,8 @@ enum Action {
         #[arg(long, value_name = "OBJECTS")]
         to: Option<String>,
     },
+    /// Holds a file of JSON lines against the rules of a method and a model; says what it costs.
+    Validate(Validate),
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -87,6 +91,10 @@ enum Split {
 }
 
 pub(super) fn run(arguments: &Dataset, json: bool) -> Result<(), AppError> {
+    if let Action::Validate(asked) = &arguments.action {
+        // Needs no store.
+        return validate::run(asked, json);
+    }
     let (_, database) = open_store(arguments.config.as_deref())?;
     wait_for(async {
         let datasets = Datasets::open(&database).await?;
@@ -101,6 +109,8 @@ pub(super) fn run(arguments: &Dataset, json: bool) -> Result<(), AppError> {
                 let to = to.as_deref().map(store_of).transpose()?;
                 published(&datasets, dataset, to.as_ref()).await
             }
+            // It has been done above.
+            Action::Validate(_) => Ok(()),
         }
     })?
 }

@@ -3,6 +3,7 @@
 mod cost;
 mod dataset;
 mod erase;
+mod finetune;
 mod interactions;
 mod key;
 mod migrate;
@@ -11,6 +12,7 @@ mod policy;
 mod replay;
 mod spend;
 mod tokens;
+mod validate;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -50,6 +52,8 @@ enum Command {
     Interactions(interactions::Shown),
     /// Makes training data of what was captured.
     Dataset(dataset::Dataset),
+    /// Makes fine-tune jobs, which a running gateway moves on, and shows how they are.
+    Finetune(finetune::Finetune),
     /// Brings the store's schema up to date; `serve` does it too.
     Migrate(migrate::Migrate),
     /// Counts a request's or a text's tokens, and what it costs to send them.
@@ -99,6 +103,7 @@ pub fn run() -> ExitCode {
         Command::Spend(arguments) => spend::run(&arguments, json),
         Command::Interactions(arguments) => interactions::run(&arguments, json),
         Command::Dataset(arguments) => dataset::run(&arguments, json),
+        Command::Finetune(arguments) => finetune::run(&arguments, json),
         Command::Migrate(arguments) => migrate::run(&arguments, json),
         Command::Tokens(arguments) => tokens::run(&arguments, json),
         Command::Models(arguments) => models::run(&arguments, json),

@@ -80,6 +80,12 @@ const MIGRATIONS: &[Migration] = &[
         sqlite: include_str!("migrations/sqlite/0005_limits.sql"),
         postgres: include_str!("migrations/postgres/0005_limits.sql"),
     },
+    Migration {
+        version: 7,
+        name: "training_queue",
+        sqlite: include_str!("migrations/sqlite/0007_training_queue.sql"),
+        postgres: include_str!("migrations/postgres/0007_training_queue.sql"),
+    },
 ];
 
 /// Why the store did not do what it was asked.

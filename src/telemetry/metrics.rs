@@ -186,6 +186,7 @@ pub struct Metrics {
     /// Streams that could have been sampled.
     samples: AtomicU64,
     days_to_shutdown: IntGaugeVec,
+    training_jobs: IntGaugeVec,
     budgets: GaugeVec,
     redis_up: IntGauge,
     redis_calls: IntCounter,
@@ -362,6 +363,12 @@ impl Metrics {
                 "Days until OpenAI shuts a model down; negative after it",
                 &["model"],
             )?,
+            training_jobs: gauges(
+                r,
+                "weir_training_jobs",
+                "Fine-tune jobs in the store by status",
+                &["status"],
+            )?,
             budgets: {
                 let (name, help) = ("weir_budget_remaining_usd", "What is left of a budget in USD");
                 let vec = GaugeVec::new(Opts::new(name, help), &["limit", "subject"])?;
@@ -494,6 +501,14 @@ impl Metrics {
     /// Sets the days that a model has left.
     pub fn model_shutdown(&self, model: &str, days: i64) {
         self.days_to_shutdown.with_label_values(&[model]).set(days);
+    }
+
+    /// Sets how many fine-tune jobs there are, by status.
+    pub fn training_jobs(&self, counts: &[(String, i64)]) {
+        self.training_jobs.reset();
+        for (status, count) in counts {
+            self.training_jobs.with_label_values(&[status.as_str()]).set(*count);
+        }
     }
 
     /// Sets what is left of all budgets, by limit and subject.

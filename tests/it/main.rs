@@ -14,6 +14,7 @@ mod erase;
 mod events;
 mod fees;
 mod fidelity;
+mod fine_tune;
 mod hooks;
 mod http2;
 mod keys;
