@@ -21,6 +21,7 @@ use crate::store::Database;
 use crate::store::Objects;
 use crate::training::provider::Profile;
 use crate::training::trainer::Place;
+use crate::upstream::outside::Allowed;
 
 /// The settings of one process.
 #[derive(Clone, Debug, Deserialize)]
@@ -56,6 +57,8 @@ pub struct Config {
     pub trainer: Trainer,
     /// Where web pages come from.
     pub firecrawl: Firecrawl,
+    /// Where users' own URLs may lead.
+    pub outbound: Outbound,
     /// The log.
     pub log: Log,
 }
@@ -136,6 +139,14 @@ pub struct Firecrawl {
     pub api_key: String,
 }
 
+/// Where users' own URLs may lead: those of webhooks and of sources.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Outbound {
+    /// Hosts, addresses and networks beside the public internet: `hooks.internal, 10.1.0.0/16`.
+    pub allow: Allowed,
+}
+
 /// The log.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -179,6 +190,7 @@ impl Default for Config {
             upgrade_socket: "data/upgrade.sock".into(),
             trainer: Trainer::default(),
             firecrawl: Firecrawl::default(),
+            outbound: Outbound::default(),
             log: Log::default(),
         }
     }
@@ -395,6 +407,7 @@ impl Config {
             "WEIR_TRAINER_API_KEY" => value.clone_into(&mut self.trainer.api_key),
             "WEIR_FIRECRAWL_BASE_URL" => value.clone_into(&mut self.firecrawl.base_url),
             "WEIR_FIRECRAWL_API_KEY" => value.clone_into(&mut self.firecrawl.api_key),
+            "WEIR_OUTBOUND_ALLOW" => self.outbound.allow = value.parse()?,
             "WEIR_LOG_LEVEL" => value.clone_into(&mut self.log.level),
             "WEIR_LOG_FORMAT" => self.log.format = log_format(value)?,
             _ => {}
@@ -572,6 +585,7 @@ firecrawl: { base_url: https://api.firecrawl.dev, api_key: "${FIRECRAWL_API_KEY}
             ("objects: data/objects", "`objects`: write it as file:data/objects"),
             ("objects: s3://bodies", "AWS_ACCESS_KEY_ID"),
             ("trainer: { profile: acme }", "there are azure, fireworks, openai"),
+            ("outbound: { allow: 10.0.0.0/40 }", "a network's bits are 0 to 32"),
             ("trainer: { profile: azure }", "`trainer.base_url` is missing"),
         ];
         for (yaml, expected) in cases {

@@ -81,10 +81,10 @@ const MIGRATIONS: &[Migration] = &[
         postgres: include_str!("migrations/postgres/0005_limits.sql"),
     },
     Migration {
-        version: 7,
+        version: 6,
         name: "training_queue",
-        sqlite: include_str!("migrations/sqlite/0007_training_queue.sql"),
-        postgres: include_str!("migrations/postgres/0007_training_queue.sql"),
+        sqlite: include_str!("migrations/sqlite/0006_training_queue.sql"),
+        postgres: include_str!("migrations/postgres/0006_training_queue.sql"),
     },
 ];
 

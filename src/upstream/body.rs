@@ -207,7 +207,7 @@ impl Body for AnswerBody {
 }
 
 /// The innermost message of an error: hyper's own says only which step failed.
-pub fn root_cause(error: &hyper::Error) -> String {
+pub fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(next) = cause.source() {
         cause = next;

@@ -5,6 +5,7 @@ mod budget;
 mod connect;
 mod gate;
 mod io;
+pub mod outside;
 mod pool;
 
 use std::sync::Arc;
