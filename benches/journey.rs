@@ -143,6 +143,8 @@ fn interaction() -> Interaction<'static> {
         capture: Some("metadata"),
         expires_at: None,
         facts: None,
+        alias: None,
+        alias_arm: None,
         charge: None,
     }
 }

@@ -46,6 +46,8 @@ use crate::server::Task;
 use crate::simulator::Knobs;
 use crate::simulator::Simulator;
 use crate::store;
+use crate::store::AliasBook;
+use crate::store::Aliases;
 use crate::store::Database;
 use crate::store::Datasets;
 use crate::store::Fingerprinter;
@@ -57,6 +59,8 @@ use crate::telemetry::log;
 use crate::telemetry::metrics::Metrics;
 use crate::training::dataset;
 use crate::training::poller::Poller;
+use crate::training::promotion;
+use crate::training::promotion::Pace;
 use crate::training::trainer::Place;
 use crate::training::trainer::Trainer;
 use crate::upstream::SetupError;
@@ -146,11 +150,15 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
         access,
         config.limits.body.0,
     );
+    let aliases = Arc::new(AliasBook::default());
+    let gateway = gateway.with_aliases(Arc::clone(&aliases));
     let trainer = config.trainer_place(policy_settings.simulator.as_ref())?;
     if let Some(database) = &database {
         tasks.push(("datasets", adopt_builds(database.clone())));
         let jobs = move_jobs(&config, database, &trainer, &upstreams, &metrics)?;
         tasks.push(("fine-tune jobs", jobs));
+        tasks.push(("aliases", keep_aliases(database.clone(), Arc::clone(&aliases), &metrics)));
+        tasks.push(("canaries", compare_canaries(database.clone(), arguments.simulate)));
     }
     let readiness = Arc::new(Readiness::default());
     let ledger = recorder.clone().zip(database);
@@ -428,6 +436,28 @@ fn adopt_builds(database: Database) -> Task {
         match Datasets::of(&database) {
             Ok(datasets) => dataset::adopt_abandoned(datasets).await,
             Err(error) => tracing::error!(%error, "datasets cannot be built"),
+        }
+    })
+}
+
+/// Keeps the names of promoted models as the store has them.
+fn keep_aliases(database: Database, book: Arc<AliasBook>, metrics: &Arc<Metrics>) -> Task {
+    let metrics = Arc::clone(metrics);
+    Box::pin(async move {
+        match Aliases::of(&database) {
+            Ok(aliases) => book.keep_fresh(aliases, metrics).await,
+            Err(error) => tracing::error!(%error, "aliases cannot be read"),
+        }
+    })
+}
+
+/// Compares models on trial with those that serve.
+fn compare_canaries(database: Database, simulates: bool) -> Task {
+    let pace = if simulates { Pace::SIMULATED } else { Pace::USUAL };
+    Box::pin(async move {
+        match Aliases::of(&database) {
+            Ok(aliases) => promotion::watch(aliases, pace).await,
+            Err(error) => tracing::error!(%error, "canaries cannot be compared"),
         }
     })
 }

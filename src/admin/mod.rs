@@ -1,5 +1,6 @@
 //! The control plane: health, metrics, policies, spend, the description of its own routes.
 
+mod aliases;
 mod datasets;
 mod feedback;
 mod fine_tune;
@@ -165,6 +166,7 @@ pub fn router(
         .merge(fine_tune::router())
         .merge(fine_tune_news::router())
         .merge(keys::router())
+        .merge(aliases::router())
         .split_for_parts();
     router
         .route("/openapi.json", axum::routing::get(move || async move { Json(description) }))

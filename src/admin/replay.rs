@@ -176,6 +176,7 @@ fn recorded(call: PastCall) -> Recorded {
         revision: call.policy_version,
         route: call.route.unwrap_or_default(),
         requested_model: call.requested_model.unwrap_or_default(),
+        alias: call.alias.unwrap_or_default(),
         model: call.model.unwrap_or_default(),
         upstream_model: call.upstream_model.unwrap_or_default(),
         response_model: call.response_model.unwrap_or_default(),

@@ -1,7 +1,8 @@
-//! `weir finetune`: makes, shows and cancels fine-tune jobs, in the store; a running gateway moves
-//! them on.
+//! `weir finetune`: makes, shows, cancels and promotes fine-tune jobs, in the store; a running
+//! gateway moves them on.
 
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use clap::Subcommand;
 use serde_json::Value;
@@ -9,6 +10,10 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::app::AppError;
+use crate::metering::catalogue::Catalogue;
+use crate::store::AliasRow;
+use crate::store::Aliases;
+use crate::store::Database;
 use crate::store::Datasets;
 use crate::store::JobQuery;
 use crate::store::TrainingJob;
@@ -16,6 +21,9 @@ use crate::store::TrainingQueue;
 use crate::training::order;
 use crate::training::order::Order;
 use crate::training::order::Refusal;
+use crate::training::promotion;
+use crate::training::promotion::Promotion;
+use crate::training::promotion::Terms;
 use crate::training::show;
 use crate::training::trainer::Place;
 
@@ -46,6 +54,18 @@ enum Action {
         /// How many.
         #[arg(short = 'n', long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100))]
         limit: u32,
+    },
+    /// Leads a share of an alias's calls to the model that a job has trained; running gateways do
+    /// so within 2 s.
+    Promote {
+        /// The job's id.
+        job: Uuid,
+        /// What clients ask for as `model`.
+        #[arg(long)]
+        alias: String,
+        /// The first share; 100 takes over at once.
+        #[arg(long, default_value_t = 5.0)]
+        percent: f64,
     },
     /// Cancels a job, also at the trainer.
     Cancel {
@@ -95,6 +115,12 @@ pub(super) fn run(arguments: &Finetune, json: bool) -> Result<(), AppError> {
             Action::Create(asked) => create(&datasets, &queue, &trainer, asked, json).await,
             Action::Status { job: Some(id), .. } => tell(&found(&queue, *id).await?, json),
             Action::Status { job: None, limit } => list(&queue, *limit, json).await,
+            Action::Promote { job, alias, percent } => {
+                let job = found(&queue, *job).await?;
+                let body = json!({ "alias": alias, "percent": percent });
+                let row = promote(&database, &datasets, &job, &body).await.map_err(told)?;
+                tell_alias(&row, json)
+            }
             Action::Cancel { job } => {
                 let mut job = found(&queue, *job).await?;
                 order::wish(&queue, &mut job, "cancel").await.map_err(told)?;
@@ -127,6 +153,34 @@ async fn create(
         order::place(datasets, queue, trainer, &wanted, (&key, &hash)).await.map(|(job, _)| job)
     };
     tell(&job.map_err(told)?, json)
+}
+
+async fn promote(
+    database: &Database,
+    datasets: &Datasets,
+    job: &TrainingJob,
+    body: &Value,
+) -> Result<AliasRow, Refusal> {
+    let terms = Terms::parse(body.to_string().as_bytes())?;
+    let arm = promotion::arm_of(job, promotion::pruned_by(datasets, job.dataset_id).await?)?;
+    let now = chrono::DateTime::<chrono::Utc>::from(SystemTime::now()).timestamp_millis();
+    let today = now / 86_400_000;
+    let asked = Promotion::of(terms, arm, &job.model, &Catalogue::builtin(), today)?;
+    promotion::begin(&Aliases::of(database)?, &asked, now).await
+}
+
+fn tell_alias(row: &AliasRow, json: bool) -> Result<(), AppError> {
+    if json {
+        return print(&format!("{}\n", text(&promotion::show::alias(row))?));
+    }
+    let said = match &row.canary {
+        Some(canary) => format!(
+            "{}: {} % of the calls go to {}, the others to {}\n",
+            row.name, canary.percent, canary.arm.model, row.serving.model
+        ),
+        None => format!("{}: all calls go to {}\n", row.name, row.serving.model),
+    };
+    print(&said)
 }
 
 async fn list(queue: &TrainingQueue, limit: u32, json: bool) -> Result<(), AppError> {

@@ -7,6 +7,7 @@ pub mod fold;
 #[cfg(test)]
 mod fuzzed;
 mod keys;
+pub mod prune;
 pub mod request;
 pub mod response;
 pub(crate) mod scan;

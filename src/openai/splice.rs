@@ -21,13 +21,13 @@ pub struct Patch<'a> {
 
 /// New text for a range of the body.
 #[derive(Clone, Copy)]
-struct Edit<'a> {
-    span: Span,
-    text: Text<'a>,
+pub(super) struct Edit<'a> {
+    pub(super) span: Span,
+    pub(super) text: Text<'a>,
 }
 
 #[derive(Clone, Copy)]
-enum Text<'a> {
+pub(super) enum Text<'a> {
     /// JSON as it is.
     Raw(&'a str),
     /// A string to be quoted.
@@ -85,7 +85,7 @@ impl RequestView {
 }
 
 /// Writes the edits, which must not overlap, into a copy of `body` of exactly the right size.
-fn apply(body: &[u8], edits: &mut [Edit<'_>]) -> Bytes {
+pub(super) fn apply(body: &[u8], edits: &mut [Edit<'_>]) -> Bytes {
     // Stable: what is added at one place keeps its order.
     edits.sort_by_key(|edit| edit.span.start);
     let added: usize = edits.iter().map(|edit| edit.text.len()).sum();

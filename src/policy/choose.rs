@@ -176,7 +176,7 @@ impl Policy {
         trace: &mut impl Trace,
     ) -> Result<Route, Stop> {
         let asked = facts.view.model();
-        if rule.known_models_only && !self.knows_model(asked) {
+        if rule.known_models_only && !facts.is_alias && !self.knows_model(asked) {
             return Err(refuse(rule, Why::UnknownModel));
         }
         match &rule.action {

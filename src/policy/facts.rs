@@ -30,6 +30,8 @@ pub struct Facts<'a> {
     pub key: KeyFacts<'a>,
     /// When it was asked, in seconds since 1970 (UTC).
     pub unix_s: u64,
+    /// Whether the model asked for is an alias of a promoted one: known, though no policy names it.
+    pub is_alias: bool,
     /// How the models are doing.
     pub live: &'a dyn Live,
     /// Decides where chance decides: the record's id, so that a replay decides the same.
@@ -119,6 +121,7 @@ impl<'a> Facts<'a> {
             headers,
             key,
             unix_s: 0,
+            is_alias: false,
             live,
             draw: b"",
             user_digest: None,

@@ -52,6 +52,8 @@ pub struct Recorded {
     pub route: String,
     /// The model that was asked for.
     pub requested_model: String,
+    /// The promoted alias that the model stood for; empty for none.
+    pub alias: String,
     /// The model that answered, as the policy names it.
     pub model: String,
     /// Its name at the upstream.
@@ -243,7 +245,9 @@ impl<'a> Replay<'a> {
             return;
         };
         // Who noted nothing was asked for a model, and asked for it first.
-        let chosen = call.basis.as_ref().map_or(&call.model, |basis| &basis.chosen);
+        // An alias is what the policy chose; where it leads is not the policy's to say.
+        let unnoted = if call.alias.is_empty() { &call.model } else { &call.alias };
+        let chosen = call.basis.as_ref().map_or(unnoted, |basis| &basis.chosen);
         let (route, target) = match &decision {
             Ok((route, target)) => (&**route, Some(&**target)),
             Err(route) => (&**route, None),
@@ -431,6 +435,7 @@ fn decide(policy: &Policy, call: &Recorded) -> Option<Decision> {
     };
     let mut facts = Facts::new(endpoint, (&view, body), prompt, &headers, key, &live);
     facts.unix_s = call.unix_s;
+    facts.is_alias = !call.alias.is_empty();
     facts.draw = &call.id;
     if let Some(basis) = &call.basis {
         facts.assume_shape(shape(basis, call));

@@ -79,6 +79,7 @@ impl Call {
             asked: Arc::from(""),
             route: None,
             refused_by: None,
+            trial: None,
             running: None,
             explanation: None,
             stream: false,

@@ -165,6 +165,7 @@ fn choose(
     let request = (asked.view, &asked.body[..]);
     let mut facts = Facts::new(call.endpoint, request, prompt, asked.headers, key, &noted);
     facts.unix_s = call.id.get_timestamp().map_or(0, |time| time.to_unix().0);
+    facts.is_alias = gateway.aliases.get(model).is_some();
     let id = call.id.into_bytes();
     facts.draw = &id;
     let claims = policy.claims(&facts).map_err(|_| Stop::NeedsExact)?;

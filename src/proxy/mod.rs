@@ -1,5 +1,6 @@
 //! The data plane: the journey of one request. Start at [`Gateway::handle`].
 
+mod arms;
 mod attempts;
 mod auth;
 mod body;
@@ -40,6 +41,7 @@ use crate::policy::OnDisconnect;
 use crate::policy::PolicyHandle;
 use crate::policy::Route;
 use crate::policy::Target;
+use crate::store::AliasBook;
 use crate::store::Recorder;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::BodyError;
@@ -54,6 +56,7 @@ pub use live::today;
 pub use radar::look as look_for_shutdowns;
 pub use relay::Reply;
 
+use arms::Pruned;
 use attempts::Answer;
 use auth::Outside;
 use call::Call;
@@ -72,6 +75,7 @@ pub struct Gateway {
     live: Arc<LiveStats>,
     recorder: Option<Arc<Recorder>>,
     access: Arc<Access>,
+    aliases: Arc<AliasBook>,
     body_limit: u64,
 }
 
@@ -99,8 +103,14 @@ impl Gateway {
         access: Access,
         body_limit: u64,
     ) -> Self {
-        let access = Arc::new(access);
-        Self { policy, upstreams, metrics, live, recorder, access, body_limit }
+        let (access, aliases) = (Arc::new(access), Arc::default());
+        Self { policy, upstreams, metrics, live, recorder, access, aliases, body_limit }
+    }
+
+    /// The same, with names that lead to promoted models.
+    #[must_use]
+    pub fn with_aliases(self, aliases: Arc<AliasBook>) -> Self {
+        Self { aliases, ..self }
     }
 
     /// Answers one request. Whatever becomes of it, dropping its `Call` bills, counts and logs
@@ -183,6 +193,8 @@ impl Gateway {
         auth::check_asked(&call.client, view.model(), call.policy.knows_model(view.model()))?;
         let mut decision = decide(self, &asked, call).await?;
         auth::check_route(&call.client, &mut decision.route)?;
+        let draw = call.id.into_bytes();
+        call.trial = arms::resolve(&self.aliases, &call.policy, &asked, &draw, &mut decision.route);
         capture::check(call.capture, self.recorder.as_deref())?;
         let route = quota::admit(self, decision, call).await?;
         call.check_key(&route.target.upstream)?;
@@ -228,7 +240,11 @@ impl Gateway {
         let asks_usage = view.stream()
             && matches!(call.endpoint, Endpoint::ChatCompletions | Endpoint::Completions);
         let set: Vec<_> = route.rule.set.iter().map(|(name, value)| (&**name, &**value)).collect();
+        let trial = call.trial.clone();
+        let pruned = Pruned::of(trial.as_ref(), raw);
         let body = |target: &Target| {
+            let (view, raw) =
+                pruned.for_target(target).map_or((view, raw), |(view, raw)| (view, raw));
             let model =
                 (*target.upstream_model != *view.model()).then_some(&*target.upstream_model);
             view.splice(raw, &Patch { model, ask_usage: asks_usage, set: &set })

@@ -38,6 +38,7 @@ use crate::telemetry::metrics::CallLabels;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::Observation;
 
+use super::arms::Trial;
 use super::attempts::Try;
 use super::auth::Client;
 use super::live::LiveStats;
@@ -69,6 +70,8 @@ pub(super) struct Record {
     pub(super) route: Option<Route>,
     /// The rule that refused the request.
     pub(super) refused_by: Option<Arc<Rule>>,
+    /// The promoted alias that it is for.
+    pub(super) trial: Option<Trial>,
     /// The route's figures, where rules ask for them.
     pub(super) running: Option<(Running, Arc<LiveStats>)>,
     /// What `x-weir-decision` says.
@@ -294,6 +297,8 @@ impl Record {
             capture: Some(self.capture.mode.as_str()),
             expires_at: self.capture.keep.map(|keep| created_at.saturating_add(millis(keep))),
             facts: self.facts.as_deref().filter(|_| known),
+            alias: self.trial.as_ref().map(|trial| &*trial.alias),
+            alias_arm: self.trial.as_ref().map(|trial| &*trial.arm),
         }
     }
 
@@ -320,7 +325,10 @@ impl Record {
 
     /// A model's name as a label value: only names that policy or catalogue know.
     fn label<'a>(&self, name: &'a str) -> &'a str {
-        if name.is_empty() || self.policy.knows_model(name) { name } else { OTHER }
+        // Aliases are made by operators, and a tuned model by its promotion: there are few.
+        let trial = self.trial.as_ref();
+        let promoted = trial.is_some_and(|trial| *trial.alias == *name || *trial.arm == *name);
+        if name.is_empty() || promoted || self.policy.knows_model(name) { name } else { OTHER }
     }
 
     fn observation(&self, took: Duration) -> Observation {

@@ -103,6 +103,12 @@ pub struct Interaction<'a> {
     /// What routing saw of the request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub facts: Option<&'a RawValue>,
+    /// The promoted alias that the call was for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alias: Option<&'a str>,
+    /// The model that it was meant for; another one answered where that failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alias_arm: Option<&'a str>,
 }
 
 /// One try at an upstream.
@@ -181,7 +187,7 @@ pub(super) enum Kind {
 }
 
 /// Every column that a record fills, in the order of the statement that inserts it.
-pub(super) const COLUMNS: [(&str, Kind); 47] = [
+pub(super) const COLUMNS: [(&str, Kind); 49] = [
     ("id", Kind::Id),
     ("created_at", Kind::Time),
     ("key_name", Kind::Text),
@@ -229,6 +235,8 @@ pub(super) const COLUMNS: [(&str, Kind); 47] = [
     ("facts", Kind::Json),
     ("expires_at", Kind::Time),
     ("key_tags", Kind::List),
+    ("alias", Kind::Text),
+    ("alias_arm", Kind::Text),
 ];
 
 /// A usage as its columns; zeros are left out.

@@ -4,6 +4,7 @@
 //! file (`spool`), another moves files into the database (`ship`): a client never waits for
 //! either, and a record is in one of the two from the append on.
 
+mod aliases;
 mod candidates;
 mod conversations;
 mod database;
@@ -32,6 +33,15 @@ mod training;
 mod training_story;
 mod user;
 
+pub use aliases::AliasBook;
+pub use aliases::AliasEvent;
+pub use aliases::AliasRow;
+pub use aliases::Aliases;
+pub use aliases::Arm;
+pub use aliases::Canary;
+pub use aliases::Compared;
+pub use aliases::Outcomes;
+pub use aliases::Usual;
 pub use candidates::Candidate;
 pub use candidates::CandidatePage;
 pub use database::Database;

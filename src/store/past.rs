@@ -27,7 +27,7 @@ const ROWS: usize = 500;
 const LARGEST_BODY: usize = 16 << 20;
 
 /// Columns of a call that are taken as they are.
-const PLAIN: [&str; 14] = [
+const PLAIN: [&str; 15] = [
     "endpoint",
     "policy_version",
     "route",
@@ -42,6 +42,7 @@ const PLAIN: [&str; 14] = [
     "status_code",
     "usage_source",
     "cost_picodollars",
+    "alias",
 ];
 /// Columns that hold JSON.
 const JSON: [&str; 3] = ["tags", "rates", "facts"];
@@ -65,6 +66,7 @@ pub struct PastCall {
     pub status_code: u16,
     pub usage_source: Option<String>,
     pub cost_picodollars: Option<i64>,
+    pub alias: Option<String>,
     pub tags: BTreeMap<String, String>,
     pub rates: BTreeMap<String, i64>,
     pub facts: Box<RawValue>,

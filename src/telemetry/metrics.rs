@@ -187,6 +187,7 @@ pub struct Metrics {
     samples: AtomicU64,
     days_to_shutdown: IntGaugeVec,
     training_jobs: IntGaugeVec,
+    alias_shares: GaugeVec,
     budgets: GaugeVec,
     redis_up: IntGauge,
     redis_calls: IntCounter,
@@ -369,6 +370,13 @@ impl Metrics {
                 "Fine-tune jobs in the store by status",
                 &["status"],
             )?,
+            alias_shares: {
+                let (name, help) =
+                    ("weir_alias_share", "Share of an alias's calls that a model gets, 0 to 1");
+                let vec = GaugeVec::new(Opts::new(name, help), &["alias", "model"])?;
+                r.register(Box::new(vec.clone()))?;
+                vec
+            },
             budgets: {
                 let (name, help) = ("weir_budget_remaining_usd", "What is left of a budget in USD");
                 let vec = GaugeVec::new(Opts::new(name, help), &["limit", "subject"])?;
@@ -508,6 +516,14 @@ impl Metrics {
         self.training_jobs.reset();
         for (status, count) in counts {
             self.training_jobs.with_label_values(&[status.as_str()]).set(*count);
+        }
+    }
+
+    /// Sets the shares, in percent, of the models that aliases lead to.
+    pub fn alias_shares(&self, shares: Vec<(String, String, f64)>) {
+        self.alias_shares.reset();
+        for (alias, model, percent) in shares {
+            self.alias_shares.with_label_values(&[&alias, &model]).set(percent / 100.0);
         }
     }
 

@@ -293,7 +293,7 @@ fn millis_of(row: &DatasetRow) -> i64 {
 }
 
 /// Milliseconds since 1970.
-pub(super) fn now() -> i64 {
+pub(in crate::training) fn now() -> i64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
 }

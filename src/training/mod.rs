@@ -22,6 +22,7 @@ pub mod order;
 pub mod poller;
 mod pool;
 mod preview;
+pub mod promotion;
 pub mod provider;
 pub mod publish;
 mod read;

@@ -27,6 +27,7 @@ mod passthrough;
 mod policies;
 mod pressure;
 mod process;
+mod promotion;
 mod reload;
 mod replay;
 mod routing;

@@ -132,6 +132,8 @@ fn call() -> Interaction<'static> {
         capture: Some("metadata"),
         expires_at: None,
         facts: None,
+        alias: None,
+        alias_arm: None,
     }
 }
 
