@@ -1,6 +1,8 @@
 //! The rows of fine-tune jobs: put in line, taken by one gateway at a time, and never back from
 //! their end.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use serde::Serialize;
 use serde_json::Value;
@@ -19,7 +21,7 @@ use super::interaction::Kind;
 const ENDS: &str = "('succeeded', 'failed', 'cancelled')";
 
 /// The columns, but for those that only a lease changes.
-const COLUMNS: [(&str, Kind); 39] = [
+const COLUMNS: [(&str, Kind); 40] = [
     ("job_id", Kind::Id),
     ("created_at", Kind::Time),
     ("updated_at", Kind::Time),
@@ -45,6 +47,7 @@ const COLUMNS: [(&str, Kind); 39] = [
     ("validation_file_id", Kind::Text),
     ("fine_tuned_model", Kind::Text),
     ("trained_tokens", Kind::Number),
+    ("result_files", Kind::Json),
     ("error", Kind::Json),
     ("estimated_finish", Kind::Time),
     ("submitted_at", Kind::Time),
@@ -101,6 +104,7 @@ pub struct TrainingJob {
     pub validation_file_id: Option<String>,
     pub fine_tuned_model: Option<String>,
     pub trained_tokens: Option<i64>,
+    pub result_files: BTreeMap<String, String>,
     pub error: Option<Value>,
     pub estimated_finish: Option<i64>,
     pub submitted_at: Option<i64>,

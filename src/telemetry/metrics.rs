@@ -187,6 +187,7 @@ pub struct Metrics {
     samples: AtomicU64,
     days_to_shutdown: IntGaugeVec,
     training_jobs: IntGaugeVec,
+    unknown_training_status: IntCounter,
     alias_shares: GaugeVec,
     budgets: GaugeVec,
     redis_up: IntGauge,
@@ -370,6 +371,11 @@ impl Metrics {
                 "Fine-tune jobs in the store by status",
                 &["status"],
             )?,
+            unknown_training_status: counter(
+                r,
+                "weir_training_unknown_status_total",
+                "Looks at fine-tune jobs whose trainer told a status that nobody knows",
+            )?,
             alias_shares: {
                 let (name, help) =
                     ("weir_alias_share", "Share of an alias's calls that a model gets, 0 to 1");
@@ -389,12 +395,7 @@ impl Metrics {
                 "1 when limits are shared by Redis, 0 when it is away or there is none",
             )?,
             gateways: gauge(r, "weir_gateways", "Gateways that share limits, as last seen")?,
-            redis_calls: {
-                let (name, help) = ("weir_redis_calls_total", "Round trips to Redis for limits");
-                let counter = IntCounter::new(name, help)?;
-                r.register(Box::new(counter.clone()))?;
-                counter
-            },
+            redis_calls: counter(r, "weir_redis_calls_total", "Round trips to Redis for limits")?,
             calls: DashMap::new(),
             registry,
         })
@@ -517,6 +518,11 @@ impl Metrics {
         for (status, count) in counts {
             self.training_jobs.with_label_values(&[status.as_str()]).set(*count);
         }
+    }
+
+    /// Counts a look at a fine-tune job whose trainer says something new.
+    pub fn unknown_training_status(&self) {
+        self.unknown_training_status.inc();
     }
 
     /// Sets the shares, in percent, of the models that aliases lead to.
@@ -667,6 +673,12 @@ fn histogram(
     let one = Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?;
     registry.register(Box::new(one.clone()))?;
     Ok(one)
+}
+
+fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+    let counter = IntCounter::new(name, help)?;
+    registry.register(Box::new(counter.clone()))?;
+    Ok(counter)
 }
 
 fn counters(

@@ -21,6 +21,21 @@ const LOST_FOR: i64 = 10 * MINUTE;
 /// What of a job's events is kept in its row: lines, and characters of each.
 const LOG_LINES: usize = 20;
 const LOG_LINE: usize = 400;
+/// What the idempotency key of a retry begins with; the job that it repeats follows.
+pub const RETRY: &str = "retry:";
+
+/// Why a job stays as it is whose provider says something new.
+pub const UNKNOWN_STATUS: &str = "unknown provider status";
+/// Errors of a job that are the provider's own, and may be gone the next time.
+const PROVIDERS_FAULT: [&str; 4] =
+    ["server_error", "internal_error", "internal_server_error", "service_unavailable"];
+
+/// Whether a job failed through no fault of its data, and has not been tried again for that.
+pub fn deserves_retry(job: &TrainingJob) -> bool {
+    let code = job.error.as_ref().and_then(|error| text(error, "code"));
+    let is_first = !job.idempotency_key.starts_with(RETRY);
+    is_first && job.status == "failed" && code.is_some_and(|code| PROVIDERS_FAULT.contains(&code))
+}
 
 /// How far along a status is; the same for those that may follow each other.
 fn rank(status: &str) -> u8 {
@@ -46,7 +61,7 @@ pub fn observe(job: &mut TrainingJob, seen: &Value, now: i64) {
     let known =
         ["validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled"];
     if !known.contains(&said) {
-        job.status_reason = Some("unknown provider status".to_owned());
+        job.status_reason = Some(UNKNOWN_STATUS.to_owned());
         job.next_poll_at = Some(now + 5 * MINUTE);
         return;
     }
@@ -176,6 +191,10 @@ fn succeed(job: &mut TrainingJob, seen: &Value, now: i64) {
     job.fine_tuned_model = Some(model.to_owned());
     job.trained_tokens = seen.get("trained_tokens").and_then(Value::as_i64);
     job.cost_actual = job.trained_tokens.and_then(|tokens| cost(job, tokens));
+    let files = seen.get("result_files").and_then(Value::as_array);
+    for id in files.into_iter().flatten().filter_map(Value::as_str) {
+        job.result_files.entry(id.to_owned()).or_default();
+    }
     job.finished_at = seconds(seen, "finished_at");
     end(job, "succeeded", None, now);
 }
@@ -261,6 +280,19 @@ mod tests {
     use super::*;
 
     const NOW: i64 = 1_000_000;
+
+    #[test]
+    fn only_the_providers_own_failures_are_tried_again_and_once() {
+        let failed = |code: &str, key: &str| {
+            let mut job = TrainingJob { idempotency_key: key.to_owned(), ..job("running") };
+            fail(&mut job, &json!({"code": code, "message": "no", "param": null}), NOW);
+            deserves_retry(&job)
+        };
+        assert!(failed("server_error", "k"));
+        assert!(!failed("invalid_training_file", "k"));
+        assert!(!failed("server_error", "retry:1"));
+        assert!(!deserves_retry(&job("running")));
+    }
 
     fn job(status: &str) -> TrainingJob {
         TrainingJob {

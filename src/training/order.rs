@@ -7,6 +7,7 @@ use serde_json::Value;
 use serde_json::json;
 use uuid::Uuid;
 
+use crate::metering::catalogue::Catalogue;
 use crate::metering::cost::Usd;
 use crate::openai::error::ApiError;
 use crate::store::DatasetRow;
@@ -244,10 +245,13 @@ fn estimate(
     let per_million = terms.per_token.map(|price| price.times(1_000_000).to_string());
     let price = place.profile.prices_from.as_deref().zip(place.profile.prices_as_of.as_deref());
     let price = price.filter(|_| per_million.is_some());
+    let ends = Catalogue::builtin().get(&order.model).and_then(|base| base.shutdown);
     job.estimate_basis = json!({
         "rows": train.rows, "tokens": train.tokens, "n_epochs": epochs,
         "usd_per_million_tokens": per_million,
         "price": price.map(|(from, date)| format!("{from}, {date}")),
+        // Nothing is promoted whose base ends soon: whoever orders it is to know.
+        "base_shutdown": ends.map(|day| day.to_string()),
     });
     let tokens = i64::try_from(train.tokens).unwrap_or(i64::MAX);
     job.cost_estimate = jobs::cost(job, tokens.saturating_mul(epochs));
@@ -335,7 +339,7 @@ pub async fn retry(
         return Err(conflict(&message).into());
     }
     // One retry of a job is one job, however often it is asked for.
-    let key = format!("retry:{}", job.job_id);
+    let key = format!("{}{}", jobs::RETRY, job.job_id);
     if let Some(before) = queue.keyed(&key).await? {
         return Ok((before, true));
     }

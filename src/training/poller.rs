@@ -24,6 +24,8 @@ use super::dataset::now;
 use super::jobs;
 use super::jobs::seconds;
 use super::jobs::text;
+use super::order;
+use super::order::Refusal;
 use super::trainer::Trainer;
 use super::trainer::TrainerError;
 
@@ -173,7 +175,7 @@ impl Poller {
                 self.look_for(job).await;
                 return Ok(None);
             }
-            "succeeded" | "failed" | "cancelled" => self.clean_up(job).await,
+            "succeeded" | "failed" | "cancelled" => self.finish(job).await?,
             _ => return self.poll(job).await,
         }
         Ok(wish)
@@ -327,6 +329,9 @@ impl Poller {
         match self.trainer.job(&id).await {
             Ok(seen) => {
                 jobs::observe(job, &seen, now());
+                if job.status_reason.as_deref() == Some(jobs::UNKNOWN_STATUS) {
+                    self.metrics.unknown_training_status();
+                }
                 if let Err(error) = self.story(job, &id).await? {
                     tracing::debug!(job = %job.job_id, %error, "a fine-tune job's events are not told");
                 }
@@ -385,6 +390,49 @@ impl Poller {
         }
         events.reverse();
         Ok(events)
+    }
+
+    /// What is left to do for a job that has ended. All of it may be done twice.
+    async fn finish(&self, job: &mut TrainingJob) -> Result<(), Stop> {
+        if jobs::deserves_retry(job) {
+            match order::retry(&self.queue, job).await {
+                Ok((again, _)) => {
+                    tracing::info!(job = %job.job_id, again = %again.job_id, "the trainer failed by its own fault: the job is tried once more");
+                }
+                Err(Refusal::Store(error)) => return Err(error.into()),
+                // It was changed in this moment.
+                Err(Refusal::Refused(_)) => return Err(Stop::Lost),
+            }
+        }
+        if let Err(error) = self.copy_results(job).await {
+            tracing::warn!(job = %job.job_id, %error, "a result file is not copied");
+            job.misses += 1;
+            let again = job.misses < MOST_DELETIONS;
+            job.next_poll_at = again.then(|| now() + job.misses * 60_000);
+            if again {
+                return Ok(());
+            }
+        }
+        self.clean_up(job).await;
+        Ok(())
+    }
+
+    /// Copies what the trainer has measured into the object store: its files go some day.
+    async fn copy_results(&self, job: &mut TrainingJob) -> Result<(), TrainerError> {
+        let Some(objects) = self.datasets.objects() else { return Ok(()) };
+        let to_come = job.result_files.iter_mut().filter(|(_, key)| key.is_empty());
+        for (at, (id, key)) in to_come.enumerate() {
+            // A file that is gone has nothing to copy.
+            let content = match self.trainer.content(id).await {
+                Err(TrainerError::Missing(_)) => continue,
+                content => content?,
+            };
+            let place = format!("fine-tune-results/{}/{at}.csv", job.job_id);
+            let put = objects.put(&place, content).await;
+            put.map_err(|error| TrainerError::Unsent(error.to_string()))?;
+            *key = place;
+        }
+        Ok(())
     }
 
     /// Deletes the training files at the provider: they hold people's words.

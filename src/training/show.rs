@@ -41,6 +41,7 @@ pub fn job(job: &TrainingJob) -> Value {
         "validation_file_id": job.validation_file_id,
         "fine_tuned_model": job.fine_tuned_model,
         "trained_tokens": job.trained_tokens,
+        "result_files": job.result_files,
         "error": job.error,
         "estimated_finish": time(job.estimated_finish),
         "submitted_at": time(job.submitted_at),

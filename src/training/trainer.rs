@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::HeaderMap;
 use http::HeaderName;
@@ -240,6 +242,23 @@ impl Trainer {
         self.send(method, path, "application/json", OutBody::whole(bytes)).await
     }
 
+    /// What a file holds. Some providers wrap result files in base64: they are unwrapped.
+    ///
+    /// # Errors
+    /// It is not told.
+    pub async fn content(&self, id: &str) -> Result<Vec<u8>, TrainerError> {
+        let path = format!("/files/{}/content", encoded(id));
+        let (status, body) =
+            self.fetch(Method::GET, &path, "", OutBody::whole(Bytes::new())).await?;
+        if !(200..300).contains(&status) {
+            return Err(refusal(status, &serde_json::from_slice(&body).unwrap_or_default()));
+        }
+        let wrapped = STANDARD.decode(body.trim_ascii()).ok();
+        Ok(wrapped
+            .filter(|text| !text.is_empty() && text.is_ascii())
+            .unwrap_or_else(|| body.to_vec()))
+    }
+
     /// Sends a body of any kind and reads JSON.
     pub(super) async fn send(
         &self,
@@ -248,10 +267,28 @@ impl Trainer {
         content_type: &str,
         body: OutBody,
     ) -> Result<Value, TrainerError> {
+        let (status, body) = self.fetch(method, path, content_type, body).await?;
+        let json = serde_json::from_slice::<Value>(&body);
+        if (200..300).contains(&status) {
+            return json.map_err(|_| unread("is no JSON"));
+        }
+        Err(refusal(status, &json.unwrap_or_default()))
+    }
+
+    /// Sends a body of any kind; the answer's status and body.
+    async fn fetch(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: &str,
+        body: OutBody,
+    ) -> Result<(u16, Bytes), TrainerError> {
         let mut headers = HeaderMap::new();
         headers.insert(header::USER_AGENT, HeaderValue::from_static("weir"));
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
-        if let Ok(content_type) = HeaderValue::from_str(content_type) {
+        if let Ok(content_type) = HeaderValue::from_str(content_type)
+            && !content_type.is_empty()
+        {
             headers.insert(header::CONTENT_TYPE, content_type);
         }
         if let Some((name, value)) = &self.key {
@@ -261,18 +298,16 @@ impl Trainer {
         let answer = self.upstreams.send(&self.upstream, outgoing).await.map_err(lost)?;
         let status = answer.status().as_u16();
         let read = Limited::new(answer.into_body(), LONGEST_ANSWER).collect();
-        let unread = |why: &str| TrainerError::Unknown(format!("the trainer's answer {why}"));
-        let body = match tokio::time::timeout(ANSWER, read).await {
-            Ok(Ok(body)) => body.to_bytes(),
-            Ok(Err(_)) => return Err(unread("ended early")),
-            Err(_) => return Err(unread("did not come to its end")),
-        };
-        let json = serde_json::from_slice::<Value>(&body);
-        if (200..300).contains(&status) {
-            return json.map_err(|_| unread("is no JSON"));
+        match tokio::time::timeout(ANSWER, read).await {
+            Ok(Ok(body)) => Ok((status, body.to_bytes())),
+            Ok(Err(_)) => Err(unread("ended early")),
+            Err(_) => Err(unread("did not come to its end")),
         }
-        Err(refusal(status, &json.unwrap_or_default()))
     }
+}
+
+fn unread(why: &str) -> TrainerError {
+    TrainerError::Unknown(format!("the trainer's answer {why}"))
 }
 
 fn lost(failure: Failure) -> TrainerError {

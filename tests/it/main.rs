@@ -15,6 +15,7 @@ mod events;
 mod fees;
 mod fidelity;
 mod fine_tune;
+mod fine_tune_crashes;
 mod hooks;
 mod http2;
 mod keys;

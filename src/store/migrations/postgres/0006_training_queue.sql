@@ -30,6 +30,8 @@ create table training_queue (
   validation_file_id text,
   fine_tuned_model text,
   trained_tokens bigint,
+  -- {"provider's file": "our copy's key in the object store"}; an empty key is one to come
+  result_files jsonb not null default '{}',
   error jsonb,
   estimated_finish timestamptz,
   submitted_at timestamptz,
