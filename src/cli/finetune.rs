@@ -25,6 +25,9 @@ use crate::training::promotion;
 use crate::training::promotion::Promotion;
 use crate::training::promotion::Terms;
 use crate::training::show;
+use crate::training::suggest;
+use crate::training::suggest::Group;
+use crate::training::suggest::Wanted;
 use crate::training::trainer::Place;
 
 use super::migrate::store as open_store;
@@ -54,6 +57,22 @@ enum Action {
         /// How many.
         #[arg(short = 'n', long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100))]
         limit: u32,
+    },
+    /// Lists groups of traffic that may pay for a model of their own: what training would cost, what
+    /// it would save a day, and when that is even.
+    Suggest {
+        /// The base.
+        #[arg(long, default_value = "gpt-4.1-mini")]
+        model: String,
+        /// From when: a time, or a duration before now.
+        #[arg(long, default_value = "30d")]
+        since: String,
+        /// Fewest different pairs of a group.
+        #[arg(long, default_value_t = 50)]
+        min_pairs: u64,
+        /// Most pairs that are trained on.
+        #[arg(long, default_value_t = 1000)]
+        max_pairs: u64,
     },
     /// Leads a share of an alias's calls to the model that a job has trained; running gateways do
     /// so within 2 s.
@@ -115,6 +134,17 @@ pub(super) fn run(arguments: &Finetune, json: bool) -> Result<(), AppError> {
             Action::Create(asked) => create(&datasets, &queue, &trainer, asked, json).await,
             Action::Status { job: Some(id), .. } => tell(&found(&queue, *id).await?, json),
             Action::Status { job: None, limit } => list(&queue, *limit, json).await,
+            Action::Suggest { model, since, min_pairs, max_pairs } => {
+                let wanted = Wanted {
+                    model,
+                    since,
+                    min_pairs: *min_pairs,
+                    max_pairs: *max_pairs,
+                    trainer: trainer.profile,
+                };
+                let groups = suggest::suggest(&datasets, &wanted, &Catalogue::builtin()).await;
+                tell_groups(&groups.map_err(|error| fail(error.to_string()))?, &wanted, json)
+            }
             Action::Promote { job, alias, percent } => {
                 let job = found(&queue, *job).await?;
                 let body = json!({ "alias": alias, "percent": percent });
@@ -153,6 +183,33 @@ async fn create(
         order::place(datasets, queue, trainer, &wanted, (&key, &hash)).await.map(|(job, _)| job)
     };
     tell(&job.map_err(told)?, json)
+}
+
+fn tell_groups(groups: &[Group], wanted: &Wanted<'_>, json: bool) -> Result<(), AppError> {
+    if json {
+        return print(&format!("{}\n", text(&json!({ "object": "list", "data": groups }))?));
+    }
+    if groups.is_empty() {
+        let Wanted { since, min_pairs, .. } = wanted;
+        return print(&format!(
+            "No group of calls since {since} has {min_pairs} different pairs that are fit for training.\n"
+        ));
+    }
+    let or = |known: &Option<String>, none: &str| known.clone().unwrap_or_else(|| none.to_owned());
+    let told = groups.iter().map(|group| {
+        format!(
+            "{}  {}  {} pairs, {} calls a day\n  training {} USD, saves {} USD a day, even {}\n  {}\n",
+            group.route,
+            group.models.join(", "),
+            group.pairs,
+            group.calls_per_day,
+            or(&group.training_usd, "unknown"),
+            or(&group.saves_usd_per_day, "unknown"),
+            or(&group.even_on, "never"),
+            group.system
+        )
+    });
+    print(&told.collect::<String>())
 }
 
 async fn promote(

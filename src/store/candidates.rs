@@ -25,7 +25,7 @@ const ROWS: usize = 250;
 const LARGEST_BODY: usize = 16 << 20;
 
 /// Columns that are taken as they are.
-const PLAIN: [&str; 13] = [
+const PLAIN: [&str; 18] = [
     "key_name",
     "team",
     "end_user_hash",
@@ -39,6 +39,11 @@ const PLAIN: [&str; 13] = [
     "error_code",
     "consent",
     "id",
+    "route",
+    "input_tokens",
+    "cached_input_tokens",
+    "output_tokens",
+    "cost_picodollars",
 ];
 
 /// A call, in the words of its columns, with what was said and what people think of it.
@@ -59,6 +64,11 @@ pub struct Candidate {
     pub error_code: Option<String>,
     pub consent: Option<String>,
     pub client_left: bool,
+    pub route: Option<String>,
+    pub input_tokens: u64,
+    pub cached_input_tokens: u64,
+    pub output_tokens: u64,
+    pub cost_picodollars: Option<i64>,
     /// The last verdict of each name.
     #[serde(skip)]
     pub verdicts: Map<String, Value>,

@@ -33,6 +33,7 @@ mod settings;
 pub mod show;
 mod sip;
 mod stages;
+pub mod suggest;
 mod tally;
 pub mod trainer;
 mod upload;

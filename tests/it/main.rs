@@ -38,6 +38,7 @@ mod smuggling;
 mod spool;
 mod store;
 mod streams;
+mod suggest;
 mod support;
 mod token_corpus;
 mod tokens;
