@@ -27,6 +27,7 @@ use crate::support::Upstream;
 use crate::support::chat;
 use crate::support::eventually;
 use crate::support::redis::Redis;
+use crate::support::tls::Certificate;
 
 /// What a gateway has of limits, on a runtime of its own.
 struct Node {
@@ -37,7 +38,7 @@ struct Node {
 }
 
 impl Node {
-    fn start(redis: &Redis, yaml: &str) -> Self {
+    fn start(redis: &str, yaml: &str) -> Self {
         let sources = Sources::of([("a.yaml".to_owned(), yaml.to_owned())].into());
         let policy = Policy::check(&sources, &Settings::default()).policy.unwrap();
         let claim = |limit: &Arc<_>| Claim { limit: Arc::clone(limit), subject: "k".to_owned() };
@@ -47,7 +48,7 @@ impl Node {
         let runtime = runtime.unwrap();
         let limits = Arc::new(Limits::shared());
         let metrics = Arc::new(Metrics::new().unwrap());
-        let redis = weir::limits::Redis::parse(&redis.url()).unwrap();
+        let redis = weir::limits::Redis::parse(redis).unwrap();
         let courier = Courier::new(&limits, redis, Arc::clone(&metrics)).unwrap();
         runtime.spawn(courier.run());
         Self { runtime, limits, metrics, claims }
@@ -96,7 +97,7 @@ impl Node {
     }
 }
 
-fn three(redis: &Redis, yaml: &str) -> Vec<Node> {
+fn three(redis: &str, yaml: &str) -> Vec<Node> {
     let nodes: Vec<_> = (0..3).map(|_| Node::start(redis, yaml)).collect();
     let meet = |node: &Node| node.is_up() && node.metrics.gateways().get() == 3;
     eventually("all reach Redis, and know of each other", || nodes.iter().all(meet));
@@ -117,10 +118,23 @@ fn hammer(
     yaml: &str,
     demand: Demand,
     most: usize,
-    mut disturb: impl FnMut(&mut Redis),
+    disturb: impl FnOnce(&mut Redis),
 ) -> (usize, Vec<Node>, Redis) {
     let mut redis = Redis::start();
-    let nodes = three(&redis, yaml);
+    let url = redis.url();
+    let (admitted, nodes) = hammer_at(&url, yaml, demand, most, || disturb(&mut redis));
+    (admitted, nodes, redis)
+}
+
+/// The same before a Redis that is there.
+fn hammer_at(
+    url: &str,
+    yaml: &str,
+    demand: Demand,
+    most: usize,
+    disturb: impl FnOnce(),
+) -> (usize, Vec<Node>) {
+    let nodes = three(url, yaml);
     let (admitted, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
     // Who has never asked Redis about a subject can only guess what is left of it.
     admitted.fetch_add(nodes.iter().filter(|node| node.once(&demand)).count(), Ordering::Relaxed);
@@ -128,13 +142,13 @@ fn hammer(
         node.clients(clients, demand, &admitted, &stop);
     }
     eventually("a third is used", || admitted.load(Ordering::Relaxed) * 3 >= most);
-    disturb(&mut redis);
+    disturb();
     eventually("all reach Redis again", || nodes.iter().all(Node::is_up));
     eventually("all of it is used", || admitted.load(Ordering::Relaxed) >= most);
     // Sixty-four clients have asked for more all the time, and go on for some turns.
     std::thread::sleep(Duration::from_millis(1_500));
     stop.store(true, Ordering::Relaxed);
-    (admitted.load(Ordering::Relaxed), nodes, redis)
+    (admitted.load(Ordering::Relaxed), nodes)
 }
 
 const DOLLAR: &str = "limits: [{ name: l, budget: { usd: 1, every: month } }]";
@@ -193,7 +207,7 @@ fn no_more_is_spent_while_redis_hangs() {
 fn a_thousand_requests_a_second_ask_redis_less_than_once_in_twenty() {
     let redis = Redis::start();
     let node = Node::start(
-        &redis,
+        &redis.url(),
         "limits: [{ name: l, requests: 600000/min, tokens: 90000000/min, \
          budget: { usd: 10000, every: day } }]",
     );
@@ -218,7 +232,7 @@ fn a_thousand_requests_a_second_ask_redis_less_than_once_in_twenty() {
 #[test]
 fn what_a_gateway_does_not_use_comes_back_when_it_rests_or_leaves() {
     let redis = Redis::start();
-    let nodes = three(&redis, "limits: [{ name: l, budget: { usd: 1, every: month } }]");
+    let nodes = three(&redis.url(), "limits: [{ name: l, budget: { usd: 1, every: month } }]");
     let [one, two, three] = &nodes[..] else { unreachable!() };
     assert!(one.once(&a_cent()) && two.once(&a_cent()));
     one.limits.leave(Duration::from_secs(5));
@@ -233,7 +247,7 @@ fn what_a_gateway_does_not_use_comes_back_when_it_rests_or_leaves() {
 #[test]
 fn a_gateway_that_dies_leaves_a_part_to_the_others_and_never_more_than_there_is() {
     let redis = Redis::start();
-    let mut nodes = three(&redis, DOLLAR);
+    let mut nodes = three(&redis.url(), DOLLAR);
     let dies = nodes.remove(0);
     let mut spent = 0;
     for _ in 0..30 {
@@ -257,7 +271,7 @@ fn without_redis_each_limit_does_what_it_says_and_nobody_waits() {
     let limit =
         |down: &str| format!("limits: [{{ name: l, requests: 4/min, on_redis_down: {down} }}]");
     let admitted = |down: &str| {
-        let node = Node::start(&redis, &limit(down));
+        let node = Node::start(&redis.url(), &limit(down));
         (0..10).filter(|_| node.once(&Demand::default())).count()
     };
     assert_eq!(admitted("reject"), 0);
@@ -270,11 +284,11 @@ fn without_redis_each_limit_does_what_it_says_and_nobody_waits() {
 fn redis_that_comes_late_finds_out_what_was_used_without_it() {
     let mut redis = Redis::stopped();
     let yaml = "limits: [{ name: l, requests: 5/min }]";
-    let node = Node::start(&redis, yaml);
+    let node = Node::start(&redis.url(), yaml);
     assert!(node.once(&Demand::default()) && node.once(&Demand::default()));
     redis.resume();
     eventually("it reaches Redis", || node.is_up());
-    let other = Node::start(&redis, yaml);
+    let other = Node::start(&redis.url(), yaml);
     eventually("the other one, too", || other.is_up());
     let mut admitted = 0;
     eventually("the other one has the rest", || {
@@ -287,7 +301,7 @@ fn redis_that_comes_late_finds_out_what_was_used_without_it() {
 #[test]
 fn a_redis_that_has_forgotten_all_hears_what_was_spent_before_a_restart() {
     let redis = Redis::start();
-    let before = Node::start(&redis, DOLLAR);
+    let before = Node::start(&redis.url(), DOLLAR);
     for _ in 0..60 {
         assert!(before.once(&a_cent()));
     }
@@ -295,7 +309,7 @@ fn a_redis_that_has_forgotten_all_hears_what_was_spent_before_a_restart() {
     kept.iter_mut().for_each(|counter| counter.gateway = before.limits.gateway().to_owned());
     drop((before, redis));
     let redis = Redis::start();
-    let [one, two] = [Node::start(&redis, DOLLAR), Node::start(&redis, DOLLAR)];
+    let [one, two] = [Node::start(&redis.url(), DOLLAR), Node::start(&redis.url(), DOLLAR)];
     let policy: Vec<_> = one.claims.iter().map(|claim| Arc::clone(&claim.limit)).collect();
     one.limits.restore(kept, &policy, one.limits.now());
     assert!(one.once(&a_cent()));
@@ -310,7 +324,7 @@ fn a_redis_that_has_forgotten_all_hears_what_was_spent_before_a_restart() {
 #[test]
 fn a_refusal_names_the_limit_and_the_time() {
     let redis = Redis::start();
-    let node = Node::start(&redis, "limits: [{ name: l, requests: 1/min }]");
+    let node = Node::start(&redis.url(), "limits: [{ name: l, requests: 1/min }]");
     assert!(node.once(&Demand::default()));
     let refused = node.runtime.block_on(node.limits.admit(&node.claims, &Demand::default()));
     let refused = refused.map(drop).unwrap_err();
@@ -365,4 +379,84 @@ fn three_gateways_before_one_redis_that_is_killed_serve_no_more_than_a_dollar() 
     });
     clients(2);
     assert_eq!((served.into_inner(), upstream.count()), (100, 100));
+}
+
+#[test]
+fn three_gateways_before_a_cluster_spend_a_dollar_to_the_last_cent_and_no_more() {
+    let members = [Redis::of_cluster(), Redis::of_cluster(), Redis::of_cluster()];
+    let places: Vec<String> =
+        members.iter().map(|member| format!("127.0.0.1:{}", member.port())).collect();
+    for (member, slots) in
+        members.iter().zip([["0", "5461"], ["5462", "10922"], ["10923", "16383"]])
+    {
+        assert_eq!(member.ask(&["cluster", "addslotsrange", slots[0], slots[1]]), "OK");
+        let port = members[0].port().to_string();
+        assert_eq!(member.ask(&["cluster", "meet", "127.0.0.1", &port]), "OK");
+    }
+    let is_ok = |member: &Redis| member.ask(&["cluster", "info"]).contains("cluster_state:ok");
+    eventually("the members know of each other", || members.iter().all(is_ok));
+    let url = format!("redis+cluster://{}", places.join(","));
+    assert_eq!(hammer_at(&url, DOLLAR, a_cent(), 100, || {}).0, 100);
+}
+
+#[test]
+fn gateways_follow_the_sentinels_to_another_master_and_spend_no_more() {
+    let mut master = Redis::start();
+    let replica = Redis::replica(&master);
+    let linked = || replica.ask(&["info", "replication"]).contains("master_link_status:up");
+    eventually("the replica follows", linked);
+    let sentinel = Redis::sentinel(&master);
+    let knows = || sentinel.ask(&["sentinel", "replicas", "mymaster"]).contains("slave");
+    eventually("the sentinel knows both", knows);
+    let url = format!("redis+sentinel://127.0.0.1:{}/mymaster", sentinel.port());
+    let (admitted, _) = hammer_at(&url, DOLLAR, a_cent(), 100, || {
+        master.kill();
+        let leads = || replica.ask(&["info", "replication"]).contains("role:master");
+        eventually("the replica is the master", leads);
+    });
+    assert_eq!(admitted, 100);
+}
+
+#[test]
+fn a_redis_behind_tls_with_a_password_is_shared_like_any_other() {
+    let redis = Redis::with(|port, folder| {
+        let (certificate, key) = Certificate::new().write(folder);
+        let (certificate, key) = (certificate.display().to_string(), key.display().to_string());
+        let port = port.to_string();
+        let arguments = [
+            "--port",
+            "0",
+            "--tls-port",
+            &port,
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--tls-cert-file",
+            &certificate,
+            "--tls-key-file",
+            &key,
+            "--tls-auth-clients",
+            "no",
+            "--tls-ca-cert-file",
+            &certificate,
+            "--requirepass",
+            "p@ss",
+        ];
+        arguments.map(str::to_owned).to_vec()
+    });
+    let upstream = Upstream::always(cent());
+    let certificate = redis.folder().join("certificate.pem").display().to_string();
+    let config = format!("redis: \"rediss://:p%40ss@127.0.0.1:{}\"", redis.port());
+    let gateway = || {
+        let limits = "  - { name: cap, per: global, requests: 3/min }";
+        limited(&upstream, limits).config(&config).env("SSL_CERT_FILE", &certificate).start()
+    };
+    let gateways = [gateway(), gateway()];
+    let up = |gateway: &Gateway| gateway.metrics().sum("weir_gateways", &[]) > 1.5;
+    eventually("both reach Redis, and know of each other", || gateways.iter().all(up));
+    let answers: Vec<u16> = (0..8).map(|turn| chat(&gateways[turn % 2], CENT).status).collect();
+    let served = answers.iter().filter(|status| **status == 200).count();
+    assert_eq!(served, 3, "{answers:?}");
+    assert!(gateways.iter().all(|gateway| !gateway.log().contains("p@ss")));
 }

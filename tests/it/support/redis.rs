@@ -1,6 +1,7 @@
 //! A real Redis server of a test's own, which keeps nothing on disk.
 
 use std::net::TcpStream;
+use std::path::Path;
 use std::process::Child;
 use std::process::Command;
 use std::process::Stdio;
@@ -14,6 +15,8 @@ use super::ports::Port;
 pub(crate) struct Redis {
     port: Port,
     folder: TempDir,
+    /// In place of the usual ones: a plain server on its port.
+    arguments: Option<Vec<String>>,
     child: Option<Child>,
 }
 
@@ -26,14 +29,74 @@ impl Redis {
 
     /// A server that nobody has started yet.
     pub(crate) fn stopped() -> Self {
-        Self { port: Port::take(), folder: tempfile::tempdir().unwrap(), child: None }
+        let folder = tempfile::tempdir().unwrap();
+        Self { port: Port::take(), folder, arguments: None, child: None }
+    }
+
+    /// A server with arguments of the caller's own, which may depend on its port and its folder.
+    pub(crate) fn with(arguments: impl FnOnce(u16, &Path) -> Vec<String>) -> Self {
+        let mut server = Self::stopped();
+        server.arguments = Some(arguments(server.port.number(), server.folder.path()));
+        server.resume();
+        server
+    }
+
+    /// A member of a cluster that has no slots yet.
+    pub(crate) fn of_cluster() -> Self {
+        Self::with(|port, _| {
+            let mut arguments = plain(port);
+            let more = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"];
+            arguments.extend(more.map(str::to_owned));
+            arguments
+        })
+    }
+
+    /// Watches a master called `mymaster`, alone.
+    pub(crate) fn sentinel(master: &Self) -> Self {
+        Self::with(|port, folder| {
+            let config = format!(
+                "port {port}\nbind 127.0.0.1\nsentinel monitor mymaster 127.0.0.1 {} 1\n\
+                 sentinel down-after-milliseconds mymaster 500\n\
+                 sentinel failover-timeout mymaster 3000\n",
+                master.port.number()
+            );
+            let file = folder.join("sentinel.conf");
+            std::fs::write(&file, config).unwrap();
+            vec![file.display().to_string(), "--sentinel".to_owned()]
+        })
+    }
+
+    /// A copy of a master.
+    pub(crate) fn replica(master: &Self) -> Self {
+        Self::with(|port, _| {
+            let mut arguments = plain(port);
+            let of = format!("127.0.0.1 {}", master.port.number());
+            arguments.extend(["--replicaof".to_owned(), of]);
+            arguments.extend(["--repl-diskless-sync-delay", "0"].map(str::to_owned));
+            arguments
+        })
+    }
+
+    /// What Redis' own client answers.
+    pub(crate) fn ask(&self, command: &[&str]) -> String {
+        let port = self.port.number().to_string();
+        let out = Command::new("redis-cli").args(["-p", &port]).args(command).output().unwrap();
+        String::from_utf8_lossy(&out.stdout).trim().to_owned()
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port.number()
     }
 
     /// Starts it, again or for the first time, empty, on the same port.
     pub(crate) fn resume(&mut self) {
-        let port = self.port.number().to_string();
+        let arguments = self.arguments.clone().unwrap_or_else(|| plain(self.port.number()));
         let child = Command::new("redis-server")
-            .args(["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .args(arguments)
             .current_dir(self.folder.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -61,6 +124,12 @@ impl Redis {
     pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port.number())
     }
+}
+
+fn plain(port: u16) -> Vec<String> {
+    let port = port.to_string();
+    let usual = ["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
+    usual.map(str::to_owned).to_vec()
 }
 
 impl Drop for Redis {
