@@ -15,8 +15,12 @@ use thiserror::Error;
 
 use crate::admin;
 use crate::admin::Figures;
+use crate::admin::Health;
 use crate::admin::PolicyParts;
 use crate::admin::Readiness;
+use crate::background;
+use crate::background::Board;
+use crate::background::Task;
 use crate::cli;
 use crate::config::Auth;
 use crate::config::Config;
@@ -42,7 +46,6 @@ use crate::proxy::look_for_shutdowns;
 use crate::proxy::today;
 use crate::server;
 use crate::server::StartError;
-use crate::server::Task;
 use crate::simulator::Knobs;
 use crate::simulator::Simulator;
 use crate::store;
@@ -160,7 +163,8 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
         tasks.push(("aliases", keep_aliases(database.clone(), Arc::clone(&aliases), &metrics)));
         tasks.push(("canaries", compare_canaries(database.clone(), arguments.simulate)));
     }
-    let readiness = Arc::new(Readiness::default());
+    let (readiness, board) = (Arc::new(Readiness::default()), Board::default());
+    let health = Health { readiness: Arc::clone(&readiness), tasks: board.clone() };
     let ledger = recorder.clone().zip(database);
     let policies = PolicyParts {
         policy: Arc::clone(&policy),
@@ -169,7 +173,7 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
         limits: Arc::clone(&limits),
     };
     let control =
-        control_plane(&config, &environment, &metrics, &readiness, policies, ledger, trainer)?;
+        control_plane(&config, &environment, &metrics, &health, policies, ledger, trainer)?;
     tasks.push(("control plane", control));
     tasks.push(("policies", reload(&config, policy_settings, &policy, &upstreams, &metrics)));
     if let Some(courier) = courier {
@@ -185,6 +189,8 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
     let log = Arc::new(log);
     let at_end =
         (recorder.clone(), Arc::clone(&log), Arc::clone(&limits), Mutex::new(Some(last_counters)));
+    let watched = |(name, task)| (name, board.watch(name, task));
+    let tasks = tasks.into_iter().map(watched).collect();
     server::run(&settings, gateway, &metrics, &readiness, tasks, move |patience| {
         let (recorder, log, limits, counters) = &at_end;
         limits.leave(LEAST_SHIPPING);
@@ -413,17 +419,17 @@ fn control_plane(
     config: &Config,
     environment: &Environment,
     metrics: &Arc<Metrics>,
-    readiness: &Arc<Readiness>,
+    health: &Health,
     policy: PolicyParts,
     store: Option<(Arc<Recorder>, Database)>,
     trainer: Place,
 ) -> Result<Task, AppError> {
     let address = config.control.listen;
     let listener = admin::bind(address).map_err(|source| StartError::Listen { address, source })?;
-    let (metrics, readiness) = (Arc::clone(metrics), Arc::clone(readiness));
+    let (metrics, health) = (Arc::clone(metrics), health.clone());
     let token = environment.admin_token();
     Ok(Box::pin(async move {
-        let router = admin::router(metrics, readiness, policy, store, token, trainer);
+        let router = admin::router(metrics, health, policy, store, token, trainer);
         if let Err(error) = admin::serve(listener, router).await {
             tracing::error!(%error, "the control plane stopped");
         }
@@ -513,12 +519,14 @@ fn reload(
         Seen::Applied(policy) => {
             begin_with(policy, &metrics);
             metrics.policy_applied();
+            background::done();
             let data = json!({ "revision": policy.revision(), "warnings": policy.warnings });
             hooks.post(policy, "policy.reloaded", &data);
             tracing::info!(revision = policy.revision(), "policy in force");
         }
         Seen::Rejected(rejected) => {
             metrics.policy_rejected();
+            let _ = background::note(Err::<(), _>("the folder is refused; see GET /api/policies"));
             tracing::error!(revision = %rejected.revision, "the policy folder is refused; the policy before it stays in force");
             for diagnostic in &rejected.diagnostics {
                 tracing::error!("{diagnostic}");
@@ -531,7 +539,8 @@ fn reload(
             });
             hooks.post(&in_force, "policy.rejected", &data);
         }
-        Seen::Same | Seen::Unsettled => {}
+        Seen::Same => background::done(),
+        Seen::Unsettled => {}
     };
     Box::pin(policy::watch(folder, reloader, today, prepare, tell))
 }
@@ -548,6 +557,7 @@ async fn watch_shutdowns(
     loop {
         tick.tick().await;
         look_for_shutdowns(&upstreams, &policy.current(), &live).await;
+        background::done();
     }
 }
 
@@ -568,6 +578,7 @@ async fn chores(
                 metrics.model_shutdown(&model.name, day - today());
             }
         }
+        background::done();
     }
 }
 

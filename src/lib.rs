@@ -13,20 +13,22 @@
 //! | [`redact`] | secrets and personal data in text | | `aho_corasick` |
 //! | [`policy`] | the policy folder: who gets which model, and why; checks, tests, reload | `openai`, `metering` | `cel`, `notify`, `regex`, `schemars`, `serde_saphyr` |
 //! | [`telemetry`] | every metric series, the log | `openai`, `metering` | `prometheus`, `tracing_subscriber` |
+//! | [`background`] | tasks beside the requests: when each ran last, what went wrong | | |
 //! | [`upstream`] | the way to a provider: connections, TLS, gates, retry budget | `openai`, `policy`, `telemetry` | `tokio_rustls`, `rustls_native_certs`, `reqwest` |
-//! | [`store`] | whatever outlives the process: spool, database, ledger, objects | `openai`, `metering`, `telemetry`, `redact` | `sqlx`, `crc32fast`, `object_store`, `subtle` |
-//! | [`limits`] | who may use how much: counters, reservations, leases from Redis | `metering`, `policy`, `telemetry`, `store` | `redis` |
+//! | [`store`] | whatever outlives the process: spool, database, ledger, objects | `openai`, `metering`, `telemetry`, `background`, `redact` | `sqlx`, `crc32fast`, `object_store`, `subtle` |
+//! | [`limits`] | who may use how much: counters, reservations, leases from Redis | `metering`, `policy`, `telemetry`, `background`, `store` | `redis` |
 //! | [`proxy`] | the data plane: the journey of one request | `openai`, `metering`, `policy`, `redact`, `telemetry`, `upstream`, `store`, `limits` | |
-//! | [`training`] | from captured calls to training data and tuned models | `openai`, `metering`, `policy`, `redact`, `store`, `telemetry`, `upstream` | `unicode_normalization`, `whatlang` |
-//! | [`admin`] | the control plane's routes | `openai`, `metering`, `policy`, `redact`, `telemetry`, `store`, `limits`, `training` | `tar`, `utoipa`, `utoipa_axum` |
-//! | [`hooks`] | webhooks out | `policy`, `telemetry`, `upstream` | |
+//! | [`training`] | from captured calls to training data and tuned models | `openai`, `metering`, `policy`, `redact`, `store`, `telemetry`, `background`, `upstream` | `unicode_normalization`, `whatlang` |
+//! | [`admin`] | the control plane's routes | `openai`, `metering`, `policy`, `redact`, `telemetry`, `background`, `store`, `limits`, `training` | `tar`, `utoipa`, `utoipa_axum` |
+//! | [`hooks`] | webhooks out | `policy`, `telemetry`, `background`, `upstream` | |
 //! | [`simulator`] | the stand-in for OpenAI | `openai` | |
-//! | [`server`] | listeners, sessions, drain | `openai`, `telemetry`, `upstream`, `proxy`, `admin` | `pingora`, `async_trait` |
+//! | [`server`] | listeners, sessions, drain | `openai`, `telemetry`, `background`, `upstream`, `proxy`, `admin` | `pingora`, `async_trait` |
 //!
 //! [`config`], [`app`] and [`cli`] see everything, and no room sees them.
 
 pub mod admin;
 pub mod app;
+pub mod background;
 pub mod cli;
 pub mod config;
 pub mod hooks;

@@ -39,6 +39,8 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::background::Board;
+use crate::background::Report;
 use crate::limits::Limits;
 use crate::openai::error::ApiError;
 use crate::policy::PolicyHandle;
@@ -84,11 +86,20 @@ impl Readiness {
     }
 }
 
+/// How the process is.
+#[derive(Clone, Debug, Default)]
+pub struct Health {
+    /// Whether the data plane takes requests.
+    pub readiness: Arc<Readiness>,
+    /// The work beside the requests.
+    pub tasks: Board,
+}
+
 /// What the routes use.
 #[derive(Clone)]
 struct Parts {
     metrics: Arc<Metrics>,
-    readiness: Arc<Readiness>,
+    health: Health,
     policy: Arc<PolicyHandle>,
     settings: Arc<Settings>,
     figures: Figures,
@@ -104,10 +115,13 @@ struct Parts {
 #[openapi(info(title = "weir control plane", description = "Operations of a weir gateway"))]
 struct Description;
 
-/// A status in one word.
+/// A status in one word, and the tasks of the process.
 #[derive(Serialize, ToSchema)]
 struct Status {
     status: &'static str,
+    /// name, running, turns, failures, last_run, last_success, last_error.
+    #[schema(value_type = Vec<Object>)]
+    tasks: Vec<Report>,
 }
 
 /// Whether requests are taken, and whether what is recorded of them reaches the store.
@@ -122,7 +136,7 @@ struct Ready {
 /// the runtime that serves them.
 pub fn router(
     metrics: Arc<Metrics>,
-    readiness: Arc<Readiness>,
+    health: Health,
     policy: PolicyParts,
     store: Option<(Arc<Recorder>, Database)>,
     token: Option<SecretString>,
@@ -137,7 +151,7 @@ pub fn router(
     let PolicyParts { policy, settings, figures, limits } = policy;
     let parts = Parts {
         metrics,
-        readiness,
+        health,
         policy,
         settings,
         figures,
@@ -203,16 +217,17 @@ pub fn bind(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
-/// Whether the process is alive.
+/// Whether the process is alive, and how the work beside its requests goes. A task that fails does
+/// not make the process a dead one: then it would be started again for nothing.
 #[utoipa::path(get, path = "/healthz", responses((status = 200, body = Status)))]
-async fn healthz() -> Json<Status> {
-    Json(Status { status: "ok" })
+async fn healthz(State(parts): State<Parts>) -> Json<Status> {
+    Json(Status { status: "ok", tasks: parts.health.tasks.reports() })
 }
 
 /// Whether the data plane takes requests. A store that is away does not stop it.
 #[utoipa::path(get, path = "/readyz", responses((status = 200, body = Ready), (status = 503, body = Ready)))]
 async fn readyz(State(parts): State<Parts>) -> (StatusCode, Json<Ready>) {
-    let (code, status) = parts.readiness.status();
+    let (code, status) = parts.health.readiness.status();
     let store = match parts.recorder.as_ref().map(|recorder| recorder.store_is_available()) {
         Some(true) => "ok",
         Some(false) => "unavailable",
@@ -225,6 +240,9 @@ async fn readyz(State(parts): State<Parts>) -> (StatusCode, Json<Ready>) {
 #[utoipa::path(get, path = "/metrics", responses((status = 200, body = String, content_type = "text/plain")))]
 async fn metrics_text(State(parts): State<Parts>) -> impl IntoResponse {
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    let tasks = parts.health.tasks.reports();
+    let tasks = tasks.iter().map(|task| (task.name, task.running, task.failures));
+    parts.metrics.background(tasks);
     (kind, parts.metrics.render())
 }
 

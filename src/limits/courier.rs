@@ -9,6 +9,7 @@ use redis::RedisResult;
 use redis::Script;
 use tokio::time::Instant;
 
+use crate::background::note;
 use crate::telemetry::metrics::Metrics;
 
 use super::Limits;
@@ -65,10 +66,10 @@ impl Courier {
         let mut settles = false;
         let mut back_off = BACK_OFF;
         loop {
-            let failure = match self.redis.connect(&self.lease).await {
+            let failure = match note(self.redis.connect(&self.lease).await) {
                 Ok(mut link) => {
                     back_off = BACK_OFF;
-                    match self.serve(&mut link, settles).await {
+                    match note(self.serve(&mut link, settles).await) {
                         Ok(()) => return,
                         Err(failure) => failure,
                     }

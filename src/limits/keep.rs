@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::background::note;
 use crate::metering::money::Usd;
 use crate::policy::Limit;
 use crate::policy::Per;
@@ -72,6 +73,10 @@ impl Keeper {
                 self.restore().await;
             }
             self.write().await;
+            let kept =
+                if self.failed { Err("the store does not take the counters") } else { Ok(()) };
+            // What is lost is told where it is lost.
+            let _ = note(kept);
             self.limits.take_news().iter().for_each(&tell);
             if turn.is_multiple_of(SWEEP) {
                 self.limits.sweep(Now::read());

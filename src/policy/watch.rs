@@ -19,7 +19,7 @@ const POLL: Duration = Duration::from_millis(500);
 /// Between two looks at a folder that is being changed.
 const SETTLE: Duration = Duration::from_millis(100);
 
-/// Looks at the folder for ever; `tell` hears of every change, `prepare` may refuse one.
+/// Looks at the folder for ever; `tell` hears of every look, `prepare` may refuse a change.
 pub async fn watch(
     folder: PathBuf,
     mut reloader: Reloader,
@@ -52,7 +52,10 @@ pub async fn watch(
             reloader = back;
             match seen {
                 Seen::Unsettled => tokio::time::sleep(SETTLE).await,
-                Seen::Same => break,
+                Seen::Same => {
+                    tell(&seen);
+                    break;
+                }
                 Seen::Applied(_) | Seen::Rejected(_) => {
                     tell(&seen);
                     // What is watched may be the folder that was there before.

@@ -30,6 +30,7 @@ use rustls::pki_types::pem::PemObject as _;
 use thiserror::Error;
 
 use crate::admin::Readiness;
+use crate::background::Task;
 use crate::proxy::Gateway;
 use crate::telemetry::metrics::Metrics;
 
@@ -85,9 +86,7 @@ pub enum StartError {
     },
 }
 
-/// Work beside the data plane, on a runtime of its own until the process ends.
-pub type Task = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
-
+/// Work beside the data plane, on a runtime of its own.
 struct Background(std::sync::Mutex<Option<Task>>);
 
 #[async_trait]

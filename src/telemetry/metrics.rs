@@ -188,6 +188,8 @@ pub struct Metrics {
     days_to_shutdown: IntGaugeVec,
     training_jobs: IntGaugeVec,
     unknown_training_status: IntCounter,
+    task_up: IntGaugeVec,
+    task_failures: IntGaugeVec,
     alias_shares: GaugeVec,
     budgets: GaugeVec,
     redis_up: IntGauge,
@@ -371,6 +373,18 @@ impl Metrics {
                 "Fine-tune jobs in the store by status",
                 &["status"],
             )?,
+            task_up: gauges(
+                r,
+                "weir_background_task_up",
+                "1 while a background task runs, 0 once it has ended before its process",
+                &["task"],
+            )?,
+            task_failures: gauges(
+                r,
+                "weir_background_task_failures",
+                "Turns of a background task that failed since the start",
+                &["task"],
+            )?,
             unknown_training_status: counter(
                 r,
                 "weir_training_unknown_status_total",
@@ -517,6 +531,15 @@ impl Metrics {
         self.training_jobs.reset();
         for (status, count) in counts {
             self.training_jobs.with_label_values(&[status.as_str()]).set(*count);
+        }
+    }
+
+    /// Sets which background tasks run, and how many turns of theirs have failed.
+    pub fn background(&self, tasks: impl Iterator<Item = (&'static str, bool, u64)>) {
+        for (task, up, failures) in tasks {
+            self.task_up.with_label_values(&[task]).set(up.into());
+            let failures = i64::try_from(failures).unwrap_or(i64::MAX);
+            self.task_failures.with_label_values(&[task]).set(failures);
         }
     }
 

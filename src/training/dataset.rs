@@ -12,6 +12,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
+use crate::background::note;
 use crate::store::DatasetRow;
 use crate::store::Datasets;
 use crate::store::NewDataset;
@@ -236,7 +237,7 @@ async fn keep(datasets: &Datasets, heart: Heart, emitted: &mut Emitted) -> Resul
 /// Takes up builds whose process has died, one after the other, until it is dropped.
 pub async fn adopt_abandoned(datasets: Datasets) {
     loop {
-        match datasets.adopt(now() - SILENCE_MS, now()).await {
+        match note(datasets.adopt(now() - SILENCE_MS, now()).await) {
             Ok(Some(row)) => {
                 tracing::warn!(dataset = %row.id, "a build whose process died is taken up again");
                 if let Err(error) = in_background(datasets.clone(), row).await {

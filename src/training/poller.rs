@@ -11,6 +11,7 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
+use crate::background::note;
 use crate::store::Checkpoint;
 use crate::store::Datasets;
 use crate::store::JobEvent;
@@ -93,7 +94,7 @@ impl Poller {
         let mut tick = tokio::time::interval(TICK);
         loop {
             tick.tick().await;
-            if let Err(error) = Self::look(&this, &room).await {
+            if let Err(error) = note(Self::look(&this, &room).await) {
                 tracing::debug!(%error, "fine-tune jobs cannot be looked for");
             }
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use tokio::time::MissedTickBehavior;
 
+use crate::background::note;
 use crate::store::database::StoreError;
 use crate::telemetry::metrics::Metrics;
 
@@ -70,7 +71,7 @@ impl AliasBook {
         let mut away = false;
         loop {
             tick.tick().await;
-            let looked = self.load(&aliases).await;
+            let looked = note(self.load(&aliases).await);
             metrics.alias_shares(self.shares());
             match &looked {
                 Ok(()) if away => tracing::info!("the store is back: aliases are as it has them"),

@@ -16,6 +16,7 @@ use subtle::ConstantTimeEq as _;
 use tokio::time::MissedTickBehavior;
 use uuid::Uuid;
 
+use crate::background::note;
 use crate::store::database::Database;
 use crate::store::database::StoreError;
 use crate::store::interaction::Kind;
@@ -131,6 +132,7 @@ impl KeyRing {
                 looked = self.write_uses(&database, &mut connection).await;
             }
             metrics.keys_in_sync(looked.is_ok());
+            let looked = note(looked);
             match &looked {
                 Ok(()) if away => tracing::info!("the store is back: keys are as it has them"),
                 Err(error) if !away => {

@@ -6,6 +6,7 @@ use serde_json::Value;
 use serde_json::json;
 use tokio::time::MissedTickBehavior;
 
+use crate::background::note;
 use crate::store::AliasRow;
 use crate::store::Aliases;
 use crate::store::Canary;
@@ -51,7 +52,7 @@ pub async fn watch(aliases: Aliases, pace: Pace) {
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        if let Err(error) = look_at_all(&aliases, pace).await {
+        if let Err(error) = note(look_at_all(&aliases, pace).await) {
             tracing::debug!(%error, "canaries cannot be compared");
         }
     }
