@@ -19,6 +19,7 @@ mod keys;
 mod ledger;
 mod limits;
 mod objects;
+pub mod outbox;
 mod pair;
 mod past;
 mod period;
