@@ -18,8 +18,8 @@
 //! | [`limits`] | who may use how much: counters, reservations, leases from Redis | `metering`, `policy`, `telemetry`, `store` | `redis` |
 //! | [`proxy`] | the data plane: the journey of one request | `openai`, `metering`, `policy`, `redact`, `telemetry`, `upstream`, `store`, `limits` | |
 //! | [`training`] | from captured calls to training data and tuned models | `openai`, `metering`, `policy`, `redact`, `store`, `telemetry`, `upstream` | `unicode_normalization`, `whatlang` |
-//! | [`admin`] | the control plane's routes | `openai`, `metering`, `policy`, `redact`, `telemetry`, `store`, `limits`, `training` | `tar`, `utoipa`, `utoipa_axum` |
-//! | [`hooks`] | webhooks out | `policy`, `telemetry`, `upstream` | |
+//! | [`hooks`] | webhooks out | `policy`, `telemetry`, `upstream`, `store` | |
+//! | [`admin`] | the control plane's routes | `openai`, `metering`, `policy`, `redact`, `telemetry`, `store`, `upstream`, `limits`, `training`, `hooks` | `tar`, `utoipa`, `utoipa_axum` |
 //! | [`simulator`] | the stand-in for OpenAI | `openai` | |
 //! | [`server`] | listeners, sessions, drain | `openai`, `telemetry`, `upstream`, `proxy`, `admin` | `pingora`, `async_trait` |
 //!

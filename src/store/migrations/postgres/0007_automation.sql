@@ -51,6 +51,7 @@ create table webhook_deliveries (
 create index webhook_deliveries_due on webhook_deliveries (receiver, next_at) where state = 'pending';
 create index webhook_deliveries_order on webhook_deliveries (receiver, subject, seq) where state = 'pending';
 create index webhook_deliveries_list on webhook_deliveries (receiver, state, id);
+create index webhook_deliveries_open on webhook_deliveries (receiver, state) where state <> 'delivered';
 create index webhook_deliveries_endpoint on webhook_deliveries (endpoint_id);
 
 -- Requests that came with an Idempotency-Key, and what was answered.
@@ -59,9 +60,8 @@ create table idempotency_keys (
   key_hash text primary key,
   request_hash text not null,
   created_at timestamptz not null,
-  -- null while the first one runs
-  status bigint,
-  -- head and body, sealed with the key and the caller's token: nobody can read it without them
+  -- sealed with the key and the caller's token: nobody reads it without them. Null while the first
+  -- request runs
   answer text
 );
 create index idempotency_keys_age on idempotency_keys (created_at);
