@@ -111,28 +111,34 @@ impl Idempotency {
         let claim =
             Claim { id: hash(&parts.join(&0)), seal: seal_key(asked.token, &parts.join(&0)) };
         let request = hash(asked.request);
-        let now = now();
-        let first = async {
-            let mut connection = self.pool.acquire().await?;
-            let mut transaction = self.database.begin(&mut connection).await?;
-            let over = self.database.instant(1);
-            let over = format!("delete from idempotency_keys where created_at < {over}");
-            let over = sqlx::query(AssertSqlSafe(over)).bind(now - KEPT);
-            over.execute(&mut *transaction).await?;
-            let insert = format!(
-                "insert into idempotency_keys (key_hash, request_hash, created_at) \
-                 values ($1, $2, {}) on conflict (key_hash) do nothing",
-                self.database.instant(3)
-            );
-            let insert = sqlx::query(AssertSqlSafe(insert)).bind(&claim.id);
-            let insert = insert.bind(&request).bind(now).execute(&mut *transaction).await?;
-            transaction.commit().await?;
-            Ok(insert.rows_affected() > 0)
+        let first = match self.database.within(self.insert(&claim, &request)).await {
+            Err(StoreError::NoLedger { .. }) => {
+                self.database.migrate().await?;
+                self.database.within(self.insert(&claim, &request)).await?
+            }
+            first => first?,
         };
-        if self.database.within(first).await? {
-            return Ok(Turn::First(claim));
-        }
-        self.again(&claim, &request).await
+        if first { Ok(Turn::First(claim)) } else { self.again(&claim, &request).await }
+    }
+
+    /// True for the first one of a day.
+    async fn insert(&self, claim: &Claim, request: &str) -> sqlx::Result<bool> {
+        let now = now();
+        let mut connection = self.pool.acquire().await?;
+        let mut transaction = self.database.begin(&mut connection).await?;
+        let over = self.database.instant(1);
+        let over = format!("delete from idempotency_keys where created_at < {over}");
+        let over = sqlx::query(AssertSqlSafe(over)).bind(now - KEPT);
+        over.execute(&mut *transaction).await?;
+        let insert = format!(
+            "insert into idempotency_keys (key_hash, request_hash, created_at) \
+             values ($1, $2, {}) on conflict (key_hash) do nothing",
+            self.database.instant(3)
+        );
+        let insert = sqlx::query(AssertSqlSafe(insert)).bind(&claim.id);
+        let insert = insert.bind(request).bind(now).execute(&mut *transaction).await?;
+        transaction.commit().await?;
+        Ok(insert.rows_affected() > 0)
     }
 
     /// How a request stands that came before.

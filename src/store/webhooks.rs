@@ -107,6 +107,8 @@ impl Webhooks {
     /// # Errors
     /// The store is away.
     pub async fn put(&self, endpoint: &Endpoint) -> Result<(), StoreError> {
+        // It may come before anything else that is written.
+        self.database.migrate().await?;
         let names = COLUMNS.map(|(name, _)| name).join(", ");
         let values = COLUMNS.map(|(name, kind)| self.database.value(name, kind)).join(", ");
         let set = COLUMNS.iter().skip(2).map(|(name, _)| format!("{name} = excluded.{name}"));

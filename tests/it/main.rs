@@ -40,3 +40,4 @@ mod support;
 mod token_corpus;
 mod tokens;
 mod unattended;
+mod webhooks;
