@@ -13,6 +13,7 @@ mod models;
 mod policies;
 mod replay;
 mod spend;
+mod webhook_shape;
 mod webhooks;
 
 use std::net::SocketAddr;

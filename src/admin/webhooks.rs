@@ -1,20 +1,13 @@
 //! `/api/webhooks`: where events are posted, what became of each, and once more.
 
-use std::collections::BTreeMap;
-use std::collections::HashMap;
-
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::Path;
 use axum::extract::State;
-use axum::http::HeaderName;
-use axum::http::HeaderValue;
 use axum::http::StatusCode;
 use axum::http::header;
 use axum::response::IntoResponse as _;
 use axum::response::Response;
-use chrono::DateTime;
-use chrono::SecondsFormat;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -29,9 +22,7 @@ use crate::hooks::is_secret;
 use crate::hooks::new_secret;
 use crate::hooks::receivers;
 use crate::openai::error::ApiError;
-use crate::policy::unknown_event;
 use crate::store::DeliveryQuery;
-use crate::store::DeliveryRow;
 use crate::store::Endpoint;
 use crate::store::StoreError;
 use crate::store::Webhooks;
@@ -47,27 +38,18 @@ use super::now;
 use super::reply;
 use super::store_away;
 use super::store_off;
+use super::webhook_shape::Change;
+use super::webhook_shape::Counts;
+use super::webhook_shape::Given;
+use super::webhook_shape::check;
+use super::webhook_shape::delivery;
+use super::webhook_shape::shown;
 
 const TEST: &str = "webhook.test";
-/// Of what is registered: characters of a URL and of a header's value, headers, events.
+/// Characters of a URL.
 const LONGEST_URL: usize = 2048;
-const LONGEST_HEADER: usize = 4096;
-const MOST_HEADERS: usize = 20;
-const MOST_EVENTS: usize = 50;
 /// Characters that are shown of what a receiver says.
 const SHOWN: usize = 1000;
-/// Headers that are the gateway's own.
-const RESERVED: [&str; 8] = [
-    "content-length",
-    "content-type",
-    "host",
-    "connection",
-    "transfer-encoding",
-    "webhook-id",
-    "webhook-timestamp",
-    "webhook-signature",
-];
-
 /// What comes in the way: an answer.
 enum Refusal {
     Error(ApiError),
@@ -101,7 +83,7 @@ impl Refusal {
 pub(super) fn router() -> OpenApiRouter<Parts> {
     OpenApiRouter::new()
         .routes(routes!(webhooks, create))
-        .routes(routes!(change, delete))
+        .routes(routes!(webhook, change, delete))
         .routes(routes!(test))
         .routes(routes!(redeliver))
         .routes(routes!(deliveries))
@@ -124,6 +106,25 @@ pub(super) fn router() -> OpenApiRouter<Parts> {
 )]
 async fn webhooks(State(parts): State<Parts>, parameters: Parameters) -> Response {
     page_of_webhooks(&parts, &parameters).await.unwrap_or_else(Refusal::answer)
+}
+
+/// One webhook.
+#[utoipa::path(
+    get,
+    path = "/api/webhooks/{id}",
+    params(("id" = String, Path, description = "The webhook's id")),
+    responses(
+        (status = 200, description = "The webhook, without its secret", body = serde_json::Value),
+        (status = 404, description = "There is none, or the store is switched off"),
+        (status = 503, description = "The store cannot be read now"),
+    )
+)]
+async fn webhook(State(parts): State<Parts>, Path(id): Path<String>) -> Response {
+    let told = async {
+        let receiver = found(&parts, &opened(&parts)?, &id).await?;
+        Ok(Json(shown(&receiver, &counts(&parts).await?)).into_response())
+    };
+    told.await.unwrap_or_else(Refusal::answer)
 }
 
 /// Registers a receiver. Its `secret` is shown this once.
@@ -161,10 +162,14 @@ async fn change(State(parts): State<Parts>, Path(id): Path<String>, body: Bytes)
         let given: Change = parsed(&body)?;
         let webhooks = opened(&parts)?;
         let mut endpoint = registered(&parts, &webhooks, &id).await?;
+        if let Some(url) = &given.url {
+            check_url(&parts, url).await?;
+        }
         given.apply(&mut endpoint);
-        checked(&parts, &endpoint).await?;
+        check(&endpoint)?;
         webhooks.put(&endpoint).await?;
-        Ok(Json(shown(&endpoint, &counts(&parts).await?)).into_response())
+        let receiver = Receiver::Endpoint(Box::new(endpoint));
+        Ok(Json(shown(&receiver, &counts(&parts).await?)).into_response())
     };
     changed.await.unwrap_or_else(Refusal::answer)
 }
@@ -263,38 +268,6 @@ async fn deliveries(
     listed.await.unwrap_or_else(Refusal::answer)
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Given {
-    url: String,
-    events: Vec<String>,
-    secret: Option<String>,
-    #[serde(default)]
-    headers: BTreeMap<String, String>,
-    enabled: Option<bool>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Change {
-    url: Option<String>,
-    events: Option<Vec<String>>,
-    headers: Option<BTreeMap<String, String>>,
-    enabled: Option<bool>,
-}
-
-impl Change {
-    fn apply(self, endpoint: &mut Endpoint) {
-        endpoint.url = self.url.unwrap_or_else(|| std::mem::take(&mut endpoint.url));
-        endpoint.events = self.events.unwrap_or_else(|| std::mem::take(&mut endpoint.events));
-        endpoint.headers = self.headers.unwrap_or_else(|| std::mem::take(&mut endpoint.headers));
-        if let Some(enabled) = self.enabled {
-            endpoint.enabled = enabled;
-            endpoint.disabled_reason = None;
-        }
-    }
-}
-
 async fn register(parts: &Parts, body: &[u8]) -> Result<Response, Refusal> {
     let given: Given = parsed(body)?;
     let webhooks = opened(parts)?;
@@ -320,41 +293,23 @@ async fn register(parts: &Parts, body: &[u8]) -> Result<Response, Refusal> {
         enabled: given.enabled.unwrap_or(true),
         disabled_reason: None,
     };
-    checked(parts, &endpoint).await?;
+    check(&endpoint)?;
+    check_url(parts, &endpoint.url).await?;
     webhooks.put(&endpoint).await?;
-    let mut told = shown(&endpoint, &HashMap::new());
-    told["secret"] = endpoint.secret.into();
+    let made = endpoint.secret.clone();
+    let mut told = shown(&Receiver::Endpoint(Box::new(endpoint)), &Counts::new());
+    told["secret"] = made.into();
     let secret = [(header::CACHE_CONTROL, "no-store")];
     Ok((StatusCode::CREATED, secret, Json(told)).into_response())
 }
 
-/// Says what of an endpoint cannot be used.
-async fn checked(parts: &Parts, endpoint: &Endpoint) -> Result<(), Refusal> {
-    if !(1..=MOST_EVENTS).contains(&endpoint.events.len()) {
-        return Err(wrong("events", &format!("has to name 1 to {MOST_EVENTS} events")).into());
+/// Says where a URL must not lead.
+async fn check_url(parts: &Parts, url: &str) -> Result<(), ApiError> {
+    if url.len() > LONGEST_URL {
+        return Err(wrong("url", &format!("has at most {LONGEST_URL} characters")));
     }
-    if let Some(message) = endpoint.events.iter().find_map(|event| unknown_event(event)) {
-        return Err(wrong("events", &message).into());
-    }
-    if endpoint.headers.len() > MOST_HEADERS {
-        return Err(wrong("headers", &format!("are at most {MOST_HEADERS}")).into());
-    }
-    for (name, value) in &endpoint.headers {
-        // A value is not repeated: it often is a secret.
-        let place = format!("headers.{}", name.chars().take(100).collect::<String>());
-        if RESERVED.contains(&name.to_ascii_lowercase().as_str()) {
-            return Err(wrong(&place, "is the gateway's own").into());
-        }
-        let usable = HeaderName::try_from(name).is_ok() && HeaderValue::try_from(value).is_ok();
-        if !usable || value.len() > LONGEST_HEADER {
-            return Err(wrong(&place, "cannot be a header of that value").into());
-        }
-    }
-    if endpoint.url.len() > LONGEST_URL {
-        return Err(wrong("url", &format!("has at most {LONGEST_URL} characters")).into());
-    }
-    let leads = parts.sender.outside().check(&endpoint.url).await;
-    leads.map_err(|refused| wrong("url", &refused.to_string()).into())
+    let leads = parts.sender.outside().check(url).await;
+    leads.map_err(|refused| wrong("url", &refused.to_string()))
 }
 
 async fn page_of_webhooks(parts: &Parts, parameters: &Parameters) -> Result<Response, Refusal> {
@@ -366,19 +321,7 @@ async fn page_of_webhooks(parts: &Parts, parameters: &Parameters) -> Result<Resp
     });
     let from = from.ok_or_else(|| wrong("after", "is no webhook's id"))?;
     let page = all.iter().skip(from).take(usize::try_from(query.limit).unwrap_or(0) + 1);
-    let page = page.map(|receiver| match receiver {
-        Receiver::Endpoint(endpoint) => shown(endpoint, &counts),
-        Receiver::Policy(hook, id) => {
-            let (scheme, host) = (hook.receiver.base_url.scheme_str(), hook.host());
-            json!({
-                "object": "webhook", "id": id, "source": "policy",
-                // The path may be a secret.
-                "url": format!("{}://{host}/…", scheme.unwrap_or_default()),
-                "events": hook.events, "enabled": true,
-                "pending": count(&counts, id, "pending"), "dead": count(&counts, id, "dead"),
-            })
-        }
-    });
+    let page = page.map(|receiver| shown(receiver, &counts));
     Ok(fine_tune::list(page.collect(), query.limit))
 }
 
@@ -448,39 +391,11 @@ async fn registered(parts: &Parts, webhooks: &Webhooks, id: &str) -> Result<Endp
 }
 
 /// How many deliveries wait or are given up, by receiver and state.
-async fn counts(parts: &Parts) -> Result<HashMap<(String, String), i64>, Refusal> {
+async fn counts(parts: &Parts) -> Result<Counts, Refusal> {
     let database = parts.database.as_ref().ok_or(Refusal::Off)?;
     let counts = Outbox::of(database)?.counts().await?.into_iter();
     let counts = counts.map(|DeliveryCount { receiver, state, count }| ((receiver, state), count));
     Ok(counts.collect())
-}
-
-fn count(counts: &HashMap<(String, String), i64>, receiver: &str, state: &str) -> i64 {
-    counts.get(&(receiver.to_owned(), state.to_owned())).copied().unwrap_or(0)
-}
-
-fn shown(endpoint: &Endpoint, counts: &HashMap<(String, String), i64>) -> Value {
-    let id = endpoint.id.to_string();
-    json!({
-        "object": "webhook", "id": id, "source": "api", "url": endpoint.url,
-        "events": endpoint.events, "enabled": endpoint.enabled,
-        "disabled_reason": endpoint.disabled_reason,
-        // Their values may be secrets.
-        "headers": endpoint.headers.keys().collect::<Vec<_>>(),
-        "created_at": rfc3339(endpoint.created_at),
-        "pending": count(counts, &id, "pending"), "dead": count(counts, &id, "dead"),
-    })
-}
-
-fn delivery(row: &DeliveryRow) -> Value {
-    let waits = row.state == "pending";
-    json!({
-        "object": "webhook.delivery", "id": row.id, "message_id": row.message, "type": row.kind,
-        "subject": row.subject, "created_at": rfc3339(row.created_at), "state": row.state,
-        "attempts": row.attempts, "next_attempt_at": waits.then(|| rfc3339(row.next_at)),
-        "last_status": row.last_status, "last_error": row.last_error,
-        "finished_at": row.finished_at.map(rfc3339),
-    })
 }
 
 /// What is asked of a list; its `after` is also given as the text that it is.
@@ -523,9 +438,4 @@ fn missing(what: &str, id: &str) -> ApiError {
     let id: String = id.chars().take(100).collect();
     let message = format!("There is no {what} `{id}`.");
     ApiError::new(404, "invalid_request_error", "not_found", message)
-}
-
-fn rfc3339(millis: i64) -> String {
-    let time = DateTime::from_timestamp_millis(millis).unwrap_or_default();
-    time.to_rfc3339_opts(SecondsFormat::Millis, true)
 }

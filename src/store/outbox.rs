@@ -20,6 +20,8 @@ use super::webhooks::Endpoint;
 
 /// Events of one step of planning.
 const EVENTS: usize = 200;
+/// Any number will do, as long as nobody else takes it: the lock on Postgres of the one who plans.
+const PLANNING_LOCK: i64 = 0x0077_6569_7200_0007;
 /// Characters that are kept of what went wrong.
 const LONGEST_ERROR: usize = 500;
 
@@ -170,12 +172,12 @@ impl Outbox {
             let insert = sqlx::query(AssertSqlSafe(self.insertion())).bind(rows);
             insert.execute(&mut *transaction).await?;
         }
-        if let Some((last, ..)) = events.last() {
-            let done = format!(
-                "update outbox set planned = true where {} and seq <= $1",
-                self.unplanned()
-            );
-            sqlx::query(AssertSqlSafe(done)).bind(*last).execute(&mut *transaction).await?;
+        // Not all up to the last: what is committed just now may have a smaller number.
+        let planned: Vec<_> = events.iter().map(|(seq, ..)| seq.to_string()).collect();
+        if !planned.is_empty() {
+            let planned = planned.join(", ");
+            let done = format!("update outbox set planned = true where seq in ({planned})");
+            sqlx::query(AssertSqlSafe(done)).execute(&mut *transaction).await?;
         }
         transaction.commit().await?;
         Ok(events.len() == EVENTS)
@@ -188,8 +190,8 @@ impl Outbox {
         transaction: &mut AnyConnection,
     ) -> sqlx::Result<Vec<(i64, String, String)>> {
         if self.database.engine == Engine::Postgres {
-            let lock = "lock table webhook_deliveries in share row exclusive mode";
-            sqlx::raw_sql(lock).execute(&mut *transaction).await?;
+            let lock = sqlx::query("select pg_advisory_xact_lock($1)").bind(PLANNING_LOCK);
+            lock.execute(&mut *transaction).await?;
         }
         let sql = format!(
             "select seq, kind, subject from outbox where {} order by seq limit {EVENTS}",
@@ -224,8 +226,8 @@ impl Outbox {
     /// The store is away.
     pub async fn due(&self, now: i64) -> Result<Vec<String>, StoreError> {
         let sql = format!(
-            "select distinct receiver from webhook_deliveries where {}",
-            self.is_due(1, "webhook_deliveries")
+            "select distinct d.receiver from webhook_deliveries as d where {}",
+            self.is_due(1)
         );
         let rows = sqlx::query(AssertSqlSafe(sql)).bind(now).fetch_all(&self.pool).await;
         match rows.and_then(|rows| rows.iter().map(|row| row.try_get(0)).collect()) {
@@ -234,8 +236,7 @@ impl Outbox {
         }
     }
 
-    /// The receiver's oldest delivery that is due and that no earlier one of its subject holds up.
-    /// It is the owner's until `until`, or until it is [finished](Self::finish).
+    /// The receiver's oldest delivery that is due. It is the owner's until `until`, or until it is [finished](Self::finish).
     ///
     /// # Errors
     /// The store is away.
@@ -256,9 +257,6 @@ impl Outbox {
         let sql = format!(
             "update webhook_deliveries set lease_owner = $2, lease_until = {until} where id = \
                (select d.id from webhook_deliveries as d where d.receiver = $1 and {due} \
-                and not exists (select 1 from webhook_deliveries as e where \
-                  e.receiver = d.receiver and e.subject = d.subject and e.state = 'pending' \
-                  and e.seq < d.seq) \
                 order by d.seq limit 1 {skip}) \
              returning cast(id as text), attempts, {}, {}, {}, {}",
             of_event("o.id"),
@@ -266,7 +264,7 @@ impl Outbox {
             of_event(&self.database.millis("o.created_at")),
             of_event("o.data"),
             until = self.database.instant(4),
-            due = self.is_due(3, "d"),
+            due = self.is_due(3),
         );
         let statement = sqlx::query(AssertSqlSafe(sql)).bind(receiver).bind(owner);
         let statement = statement.bind(now).bind(until);
@@ -369,12 +367,16 @@ impl Outbox {
         }
     }
 
-    /// Whether a row waits at the time of the parameter `$n`, and nobody has it.
-    fn is_due(&self, n: usize, row: &str) -> String {
+    /// Whether the delivery `d` is due at the time of the parameter `$n`: nobody has it, and no
+    /// earlier one of its subject waits.
+    fn is_due(&self, n: usize) -> String {
         let now = self.database.instant(n);
         format!(
-            "{row}.state = 'pending' and {row}.next_at <= {now} \
-             and ({row}.lease_until is null or {row}.lease_until <= {now})"
+            "d.state = 'pending' and d.next_at <= {now} \
+             and (d.lease_until is null or d.lease_until <= {now}) \
+             and not exists (select 1 from webhook_deliveries as e where \
+               e.receiver = d.receiver and e.subject = d.subject and e.state = 'pending' \
+               and e.seq < d.seq)"
         )
     }
 }

@@ -420,6 +420,7 @@ fn a_test_says_what_the_receiver_said() {
     assert_eq!(send(&gateway, &format!("{path}/test"), &json!({})).json()["status"], 418);
     let kept = request(&gateway, "DELETE", &path, &json!({}));
     kept.assert_error(409, "invalid_request_error", "webhook_of_policy");
+    assert_eq!(read(&gateway, &path)["events"], json!(["*"]));
     let gone = request(&gateway, "DELETE", &format!("/api/webhooks/{id}"), &json!({}));
     assert_eq!((gone.status, &gone.json()["deleted"]), (200, &json!(true)));
     let twice = request(&gateway, "DELETE", &format!("/api/webhooks/{id}"), &json!({}));
@@ -513,6 +514,37 @@ fn sixty_four_posts_with_one_key_make_one_key_and_one_answer_on_both_stores() {
 }
 
 #[test]
+fn posts_with_one_key_make_one_dataset_also_where_too_few_rows_are_left() {
+    let gateway = open().start();
+    let recipe = json!({"name": "empty"});
+    let ask = || with_key(&gateway, "/api/datasets", "d-1", &recipe);
+    std::thread::scope(|scope| {
+        [(); 16].map(|()| scope.spawn(ask)).map(|asked| asked.join().unwrap())
+    });
+    let again = ask();
+    assert_eq!((again.status, again.header("idempotent-replayed")), (422, Some("true")));
+    assert_eq!(again.json()["error"]["code"], "too_few_rows");
+    let made = read(&gateway, "/api/datasets?name=empty");
+    assert_eq!(made["data"].as_array().unwrap().len(), 1, "{made}");
+}
+
+#[test]
+fn a_refused_policy_is_told_although_the_store_was_away_meanwhile() {
+    let server = Postgres::start();
+    let receiver = Upstream::always(Answer::json(200, "{}"));
+    let hook = format!("hooks:\n  - {{ url: '{}', events: ['policy.*'] }}", receiver.base_url());
+    let store = format!("store: {}", server.create("away"));
+    let gateway = open().policy(&hook).config(&store).start();
+    server.crash();
+    let wrong = "routes:\n  - { name: r, use: gpt-99 }\n";
+    std::fs::write(gateway.folder().join("policies/more.yaml"), wrong).unwrap();
+    eventually("it waits", || gateway.log().contains("an event waits for the store"));
+    assert_eq!(receiver.count(), 0);
+    server.resume();
+    eventually("it is told", || told(&receiver, "policy.rejected").len() == 1);
+}
+
+#[test]
 fn a_request_that_is_repeated_while_it_runs_is_refused_and_answered_later() {
     let go = Arc::new(Semaphore::new(0));
     let slow = Answer::json(200, "{}");
@@ -592,6 +624,7 @@ fn webhooks_and_keys_of_requests_are_described() {
     for (path, method) in [
         ("/api/webhooks", "get"),
         ("/api/webhooks", "post"),
+        ("/api/webhooks/{id}", "get"),
         ("/api/webhooks/{id}", "patch"),
         ("/api/webhooks/{id}", "delete"),
         ("/api/webhooks/{id}/test", "post"),
