@@ -27,6 +27,8 @@ use crate::config::Config;
 use crate::config::ConfigError;
 use crate::config::Environment;
 use crate::config::LogFormat;
+use crate::hooks;
+use crate::hooks::Deliverer;
 use crate::hooks::Hooks;
 use crate::limits::Courier;
 use crate::limits::Keeper;
@@ -68,9 +70,13 @@ use crate::training::trainer::Place;
 use crate::training::trainer::Trainer;
 use crate::upstream::SetupError;
 use crate::upstream::Upstreams;
+use crate::upstream::outside::Outside;
 
 /// How often idle connections and dates are looked at.
 const CHORES: Duration = Duration::from_secs(15);
+
+/// Longest wait for a receiver of webhooks that users have registered.
+const HOOK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Longest wait for the keys at the start.
 const KEYS_FIRST: Duration = Duration::from_secs(3);
@@ -82,6 +88,9 @@ const SHUTDOWNS_EVERY: Duration = Duration::from_secs(24 * 3600);
 const RESTORE: Duration = Duration::from_secs(5);
 /// Time for shipping when the drain has used up all of its own.
 const LEAST_SHIPPING: Duration = Duration::from_millis(500);
+
+/// What events of the policy are about: they arrive in order.
+const POLICY: &str = "policy";
 
 /// Why the process cannot start.
 #[derive(Debug, Error)]
@@ -156,6 +165,17 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
     let aliases = Arc::new(AliasBook::default());
     let gateway = gateway.with_aliases(Arc::clone(&aliases));
     let trainer = config.trainer_place(policy_settings.simulator.as_ref())?;
+    let sender = hook_sender(&config, &upstreams)?;
+    let hooks = match &database {
+        Some(database) => {
+            let (hooks, write) = Hooks::of_store(database.clone(), Arc::clone(&metrics));
+            tasks.push(("events", Box::pin(write)));
+            let deliver = deliver_hooks(database.clone(), &sender, &policy, &metrics);
+            tasks.push(("webhooks", deliver));
+            hooks
+        }
+        None => Hooks::in_memory(Arc::clone(&sender), Arc::clone(&policy), Arc::clone(&metrics)),
+    };
     if let Some(database) = &database {
         tasks.push(("datasets", adopt_builds(database.clone())));
         let jobs = move_jobs(&config, database, &trainer, &upstreams, &metrics)?;
@@ -172,14 +192,24 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
         figures: figures(&live, &upstreams),
         limits: Arc::clone(&limits),
     };
-    let control =
-        control_plane(&config, &environment, &metrics, &health, policies, ledger, trainer)?;
+    let control = control_plane(
+        &config,
+        &environment,
+        &metrics,
+        &health,
+        policies,
+        ledger,
+        (trainer, sender),
+    )?;
     tasks.push(("control plane", control));
-    tasks.push(("policies", reload(&config, policy_settings, &policy, &upstreams, &metrics)));
+    tasks.push((
+        "policies",
+        reload(&config, policy_settings, &policy, (&upstreams, hooks.clone()), &metrics),
+    ));
     if let Some(courier) = courier {
         tasks.push(("redis", Box::pin(courier.run())));
     }
-    tasks.push(("limits", tell_of_limits(counters, &upstreams, &metrics, &policy)));
+    tasks.push(("limits", tell_of_limits(counters, hooks)));
     let shutdowns = watch_shutdowns(Arc::clone(&upstreams), Arc::clone(&policy), Arc::clone(&live));
     tasks.push(("shutdowns", Box::pin(shutdowns)));
     tasks.push(("chores", Box::pin(chores(upstreams, policy, live, Arc::clone(&metrics)))));
@@ -378,19 +408,39 @@ fn write_last(keeper: &Mutex<Option<Keeper>>, patience: Duration) {
     let _ = written.join();
 }
 
-/// Writes counters down while the process lives, and tells the policy's hooks of spent budgets.
-fn tell_of_limits(
-    keeper: Keeper,
-    upstreams: &Arc<Upstreams>,
-    metrics: &Arc<Metrics>,
-    policy: &Arc<PolicyHandle>,
-) -> Task {
-    let hooks = Hooks::new(Arc::clone(upstreams), Arc::clone(metrics));
-    let policy = Arc::clone(policy);
+/// Writes counters down while the process lives, and tells webhooks of spent budgets.
+fn tell_of_limits(keeper: Keeper, hooks: Hooks) -> Task {
     Box::pin(keeper.run(move |news| {
         tracing::warn!(limit = %news.limit, subject = news.subject, spent_usd = %news.spent, budget_usd = %news.budget, "{}", news.event);
-        hooks.post(&policy.current(), news.event, &json!(news));
+        hooks.tell(news.event, format!("{}/{}", news.limit, news.subject), json!(news));
     }))
+}
+
+/// Who posts webhooks.
+fn hook_sender(
+    config: &Config,
+    upstreams: &Arc<Upstreams>,
+) -> Result<Arc<hooks::Sender>, AppError> {
+    let outside = Outside::new(config.outbound.allow.clone(), HOOK_PATIENCE);
+    let outside = outside.map_err(AppError::Other)?;
+    Ok(Arc::new(hooks::Sender::new(Arc::clone(upstreams), outside)))
+}
+
+/// Takes events from the store to their receivers.
+fn deliver_hooks(
+    database: Database,
+    sender: &Arc<hooks::Sender>,
+    policy: &Arc<PolicyHandle>,
+    metrics: &Arc<Metrics>,
+) -> Task {
+    let (sender, policy) = (Arc::clone(sender), Arc::clone(policy));
+    let metrics = Arc::clone(metrics);
+    Box::pin(async move {
+        match Deliverer::new(&database, sender, policy, metrics) {
+            Ok(deliverer) => deliverer.run().await,
+            Err(error) => tracing::error!(%error, "webhooks cannot be delivered"),
+        }
+    })
 }
 
 /// A simulator on a free port; its listener is there before anybody asks.
@@ -422,14 +472,14 @@ fn control_plane(
     health: &Health,
     policy: PolicyParts,
     store: Option<(Arc<Recorder>, Database)>,
-    trainer: Place,
+    ways_out: (Place, Arc<hooks::Sender>),
 ) -> Result<Task, AppError> {
     let address = config.control.listen;
     let listener = admin::bind(address).map_err(|source| StartError::Listen { address, source })?;
     let (metrics, health) = (Arc::clone(metrics), health.clone());
     let token = environment.admin_token();
     Ok(Box::pin(async move {
-        let router = admin::router(metrics, health, policy, store, token, trainer);
+        let router = admin::router(metrics, health, policy, store, token, ways_out);
         if let Err(error) = admin::serve(listener, router).await {
             tracing::error!(%error, "the control plane stopped");
         }
@@ -504,13 +554,12 @@ fn reload(
     config: &Config,
     settings: policy::Settings,
     handle: &Arc<PolicyHandle>,
-    upstreams: &Arc<Upstreams>,
+    (upstreams, hooks): (&Arc<Upstreams>, Hooks),
     metrics: &Arc<Metrics>,
 ) -> Task {
     let folder = config.policies.clone();
     let reloader = Reloader::new(folder.clone(), settings, Arc::clone(handle));
     let upstreams = Arc::clone(upstreams);
-    let hooks = Hooks::new(Arc::clone(&upstreams), Arc::clone(metrics));
     let handle = Arc::clone(handle);
     let prepare =
         move |policy: &Policy| upstreams.prepare(policy).map_err(|error| error.to_string());
@@ -521,7 +570,7 @@ fn reload(
             metrics.policy_applied();
             background::done();
             let data = json!({ "revision": policy.revision(), "warnings": policy.warnings });
-            hooks.post(policy, "policy.reloaded", &data);
+            hooks.tell("policy.reloaded", POLICY.to_owned(), data);
             tracing::info!(revision = policy.revision(), "policy in force");
         }
         Seen::Rejected(rejected) => {
@@ -537,7 +586,7 @@ fn reload(
                 "in_force": in_force.revision(),
                 "diagnostics": rejected.diagnostics,
             });
-            hooks.post(&in_force, "policy.rejected", &data);
+            hooks.tell("policy.rejected", POLICY.to_owned(), data);
         }
         Seen::Same => background::done(),
         Seen::Unsettled => {}

@@ -32,7 +32,8 @@ pub(super) async fn feedback(
     body: Bytes,
 ) -> Response {
     let Some(recorder) = &parts.recorder else { return store_off() };
-    let idempotency = headers.get("idempotency-key").map(|key| key.as_bytes());
+    // Looked at before: see `idempotent`.
+    let idempotency = headers.get("idempotency-key").and_then(|key| key.to_str().ok());
     match Verdict::parse(&body, "admin", idempotency) {
         Ok(mut verdict) => {
             let pii = parts.policy.current().redacts_pii();

@@ -8,7 +8,6 @@ use axum::extract::Path;
 use axum::extract::Query;
 use axum::extract::State;
 use axum::http::HeaderMap;
-use axum::http::HeaderName;
 use axum::http::StatusCode;
 use axum::response::IntoResponse as _;
 use axum::response::Response;
@@ -22,8 +21,10 @@ use uuid::Uuid;
 use crate::openai::error::ApiError;
 use crate::store::Datasets;
 use crate::store::JobQuery;
+use crate::store::REPLAYED;
 use crate::store::TrainingJob;
 use crate::store::TrainingQueue;
+use crate::store::idempotency_key;
 use crate::training::order;
 use crate::training::order::Order;
 use crate::training::order::Refusal;
@@ -36,7 +37,7 @@ use super::store_away;
 use super::store_off;
 
 /// Jobs, events or checkpoints of one page when nobody says how many, and at most.
-const PAGE: u32 = 20;
+pub(super) const PAGE: u32 = 20;
 pub(super) const LARGEST_PAGE: u32 = 100;
 /// Longest wait for a change.
 const LONGEST_WAIT: u64 = 60;
@@ -44,7 +45,6 @@ const LONGEST_WAIT: u64 = 60;
 pub(super) const LOOK: Duration = Duration::from_millis(250);
 /// How long a refreshed answer waits for the trainer's.
 const REFRESH: Duration = Duration::from_secs(10);
-const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 pub(super) type Parameters = Query<Vec<(String, String)>>;
 
@@ -99,14 +99,10 @@ async fn create_job(parts: &Parts, headers: &HeaderMap, body: &[u8]) -> Result<R
         shown["dry_run"] = true.into();
         return Ok(Json(shown).into_response());
     }
-    let key = headers.get("idempotency-key").ok_or_else(|| {
+    let key = idempotency_key(headers.get("idempotency-key"))?.ok_or_else(|| {
         let message = "The header Idempotency-Key is missing: without one, a repeated request \
                        would train twice.";
         ApiError::bad_request("missing_idempotency_key", message).param("Idempotency-Key")
-    })?;
-    let key = key.to_str().map_err(|_| {
-        let message = "The header Idempotency-Key has to be printable ASCII.";
-        ApiError::bad_request("invalid_parameter", message).param("Idempotency-Key")
     })?;
     let (job, replayed) = order::place(&datasets, &queue, trainer, &asked, (key, &hash)).await?;
     Ok(accepted(&job, replayed))
@@ -364,7 +360,7 @@ async fn page(queue: &TrainingQueue, asked: &Asked) -> Result<Response, Refusal>
 }
 
 /// A page in OpenAI's shape; one more than `limit` says that there are more.
-fn list(mut data: Vec<Value>, limit: u32) -> Response {
+pub(super) fn list(mut data: Vec<Value>, limit: u32) -> Response {
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let has_more = data.len() > limit;
     data.truncate(limit);
@@ -388,7 +384,7 @@ fn listing(parameters: &[(String, String)]) -> Result<(u32, Option<&str>), ApiEr
     Ok((most, after))
 }
 
-fn limit(value: &str) -> Result<u32, String> {
+pub(super) fn limit(value: &str) -> Result<u32, String> {
     let limit = value.parse().ok().filter(|limit| (1..=LARGEST_PAGE).contains(limit));
     limit.ok_or_else(|| format!("`{value}` is not between 1 and {LARGEST_PAGE}"))
 }

@@ -5,6 +5,7 @@ mod datasets;
 mod feedback;
 mod fine_tune;
 mod fine_tune_news;
+mod idempotent;
 mod in_force;
 mod interactions;
 mod keys;
@@ -13,6 +14,8 @@ mod models;
 mod policies;
 mod replay;
 mod spend;
+mod webhook_shape;
+mod webhooks;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -41,12 +44,14 @@ use utoipa_axum::routes;
 
 use crate::background::Board;
 use crate::background::Report;
+use crate::hooks::Sender;
 use crate::limits::Limits;
 use crate::openai::error::ApiError;
 use crate::policy::PolicyHandle;
 use crate::policy::Settings;
 use crate::store::BadParameter;
 use crate::store::Database;
+use crate::store::Idempotency;
 use crate::store::Ledger;
 use crate::store::Recorder;
 use crate::store::StoreError;
@@ -109,6 +114,8 @@ struct Parts {
     ledger: Option<Ledger>,
     token: Option<Arc<SecretString>>,
     trainer: Arc<Place>,
+    sender: Arc<Sender>,
+    idempotency: Option<Idempotency>,
 }
 
 #[derive(OpenApi)]
@@ -140,13 +147,14 @@ pub fn router(
     policy: PolicyParts,
     store: Option<(Arc<Recorder>, Database)>,
     token: Option<SecretString>,
-    trainer: Place,
+    (trainer, sender): (Place, Arc<Sender>),
 ) -> Router {
     let (recorder, database) = store.unzip();
     let ledger = database.as_ref().and_then(|database| {
         let ledger = Ledger::of(database);
         ledger.inspect_err(|error| tracing::error!(%error, "spend cannot be read")).ok()
     });
+    let idempotency = database.as_ref().and_then(|database| Idempotency::of(database).ok());
     let (token, trainer) = (token.map(Arc::new), Arc::new(trainer));
     let PolicyParts { policy, settings, figures, limits } = policy;
     let parts = Parts {
@@ -161,6 +169,8 @@ pub fn router(
         ledger,
         token,
         trainer,
+        sender,
+        idempotency,
     };
     let (router, description) = OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(healthz))
@@ -181,11 +191,14 @@ pub fn router(
         .merge(fine_tune_news::router())
         .merge(keys::router())
         .merge(aliases::router())
+        .merge(webhooks::router())
         .split_for_parts();
+    let description = idempotent::described(description);
     router
         .route("/openapi.json", axum::routing::get(move || async move { Json(description) }))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
+        .layer(axum::middleware::from_fn_with_state(parts.clone(), idempotent::once))
         .layer(axum::middleware::from_fn_with_state(parts.clone(), authorize))
         .with_state(parts)
 }

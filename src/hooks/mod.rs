@@ -1,129 +1,160 @@
-//! Webhooks out: tells the receivers that the policy names what has happened.
+//! Webhooks out: tells receivers what has happened, those that the policy names and those that
+//! users have registered.
 //!
-//! At least once, as long as the process lives: a receiver that does not answer with 2xx gets the event
-//! again, under the same `webhook-id`. Nobody waits for a receiver.
+//! Events wait in the store's outbox until they are delivered. Without a store they wait in memory,
+//! and only the policy's hooks hear of them. Nobody waits for a receiver.
 
+mod deliver;
+mod send;
 mod sign;
 
 use std::sync::Arc;
 use std::time::Duration;
 use std::time::SystemTime;
 
-use bytes::Bytes;
-use chrono::DateTime;
-use chrono::SecondsFormat;
-use chrono::Utc;
-use http::HeaderName;
-use http::HeaderValue;
-use http::Method;
-use http::header;
 use serde_json::Value;
-use serde_json::json;
 use tokio::sync::Semaphore;
-use uuid::Uuid;
+use tokio::sync::mpsc;
 
-use crate::policy::Hook;
-use crate::policy::Policy;
+use crate::policy::PolicyHandle;
+use crate::store::Database;
+use crate::store::outbox;
+use crate::store::outbox::Event;
 use crate::telemetry::metrics::Metrics;
-use crate::upstream::OutBody;
-use crate::upstream::Outgoing;
-use crate::upstream::Upstreams;
 
-/// Deliveries that wait or run at the same time; more are dropped and counted.
+pub use deliver::Deliverer;
+pub use send::Message;
+pub use send::Receiver;
+pub use send::Said;
+pub use send::Sender;
+pub use send::receivers;
+pub use sign::is_secret;
+pub use sign::new_secret;
+
+/// Events, or deliveries without a store, that wait at the same time; more are dropped and counted.
 const MOST: usize = 1_000;
-/// Pauses before further tries.
-const PAUSES: [Duration; 6] = [
+/// Pauses before further tries: almost a day in all.
+const PAUSES: [Duration; 11] = [
     Duration::from_secs(1),
     Duration::from_secs(5),
     Duration::from_secs(30),
     Duration::from_secs(2 * 60),
     Duration::from_secs(10 * 60),
     Duration::from_secs(30 * 60),
+    Duration::from_secs(3600),
+    Duration::from_secs(2 * 3600),
+    Duration::from_secs(4 * 3600),
+    Duration::from_secs(8 * 3600),
+    Duration::from_secs(8 * 3600),
 ];
+/// Those of deliveries in memory: whoever waits there for hours has lost its process before.
+const PAUSES_IN_MEMORY: usize = 6;
+/// Pause before the store is tried again.
+const AWAY: Duration = Duration::from_secs(1);
 
-/// Posts events to the hooks of a policy.
+/// Tells of what changes nothing in the store: budgets, policies.
+#[derive(Clone)]
 pub struct Hooks {
-    upstreams: Arc<Upstreams>,
+    way: Way,
     metrics: Arc<Metrics>,
-    room: Arc<Semaphore>,
 }
 
-/// One event on its way to one receiver.
-struct Delivery {
-    hook: Arc<Hook>,
-    event: &'static str,
-    id: String,
-    body: Bytes,
+#[derive(Clone)]
+enum Way {
+    Outbox(mpsc::Sender<Event>),
+    Memory { sender: Arc<Sender>, policy: Arc<PolicyHandle>, room: Arc<Semaphore> },
 }
 
 impl Hooks {
-    /// Posts over connections of `upstreams`.
-    pub fn new(upstreams: Arc<Upstreams>, metrics: Arc<Metrics>) -> Self {
-        Self { upstreams, metrics, room: Arc::new(Semaphore::new(MOST)) }
+    /// Writes events to the outbox of a store. The future is to be run beside: it writes, and waits
+    /// while the store is away.
+    pub fn of_store(
+        database: Database,
+        metrics: Arc<Metrics>,
+    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
+        let (queue, mut events) = mpsc::channel::<Event>(MOST);
+        let write = async move {
+            while let Some(event) = events.recv().await {
+                while let Err(error) = outbox::tell(&database, &event).await {
+                    tracing::warn!(event = event.kind, %error, "an event waits for the store");
+                    tokio::time::sleep(AWAY).await;
+                }
+            }
+        };
+        (Self { way: Way::Outbox(queue), metrics }, write)
     }
 
-    /// Tells every hook of `policy` that wants this event. Returns at once; to be called within a
-    /// runtime.
-    pub fn post(&self, policy: &Policy, event: &'static str, data: &Value) {
-        let now = DateTime::<Utc>::from(SystemTime::now());
-        let timestamp = now.to_rfc3339_opts(SecondsFormat::Millis, true);
-        let body = json!({ "type": event, "timestamp": timestamp, "data": data }).to_string();
-        let body = Bytes::from(body);
-        for hook in policy.hooks().iter().filter(|hook| hook.wants(event)) {
-            let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() else {
-                self.metrics.hook_delivery(event, "dropped");
-                continue;
-            };
-            let id = format!("msg_{}", Uuid::now_v7().simple());
-            let delivery = Delivery { hook: Arc::clone(hook), event, id, body: body.clone() };
-            let (upstreams, metrics) = (Arc::clone(&self.upstreams), Arc::clone(&self.metrics));
-            tokio::spawn(async move {
-                delivery.run(&upstreams, &metrics).await;
-                drop(permit);
-            });
+    /// Keeps events in memory until the policy's hooks have them.
+    pub fn in_memory(
+        sender: Arc<Sender>,
+        policy: Arc<PolicyHandle>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let room = Arc::new(Semaphore::new(MOST));
+        Self { way: Way::Memory { sender, policy, room }, metrics }
+    }
+
+    /// Tells everybody who wants to know. Returns at once; to be called within a runtime.
+    pub fn tell(&self, kind: &str, subject: String, data: Value) {
+        match &self.way {
+            Way::Outbox(queue) => {
+                let event = Event { kind: kind.to_owned(), subject, data };
+                if queue.try_send(event).is_err() {
+                    self.metrics.hook_delivery(kind, "dropped");
+                }
+            }
+            Way::Memory { sender, policy, room } => {
+                let message = Message::new(outbox::message_id(), kind, now(), &data);
+                let wanting = receivers(&policy.current(), Vec::new()).into_iter();
+                for receiver in wanting.filter(|receiver| receiver.wants(kind)) {
+                    let Ok(permit) = Arc::clone(room).try_acquire_owned() else {
+                        self.metrics.hook_delivery(kind, "dropped");
+                        continue;
+                    };
+                    let (sender, metrics) = (Arc::clone(sender), Arc::clone(&self.metrics));
+                    let (kind, message) = (kind.to_owned(), message.clone());
+                    tokio::spawn(async move {
+                        deliver(&sender, &metrics, &receiver, &kind, &message).await;
+                        drop(permit);
+                    });
+                }
+            }
         }
     }
 }
 
-impl Delivery {
-    async fn run(self, upstreams: &Upstreams, metrics: &Metrics) {
-        let mut pauses = PAUSES.iter();
-        loop {
-            let Err(reason) = self.attempt(upstreams).await else {
-                metrics.hook_delivery(self.event, "delivered");
+/// Tries until the receiver has it, or there is no pause left.
+async fn deliver(
+    sender: &Sender,
+    metrics: &Metrics,
+    receiver: &Receiver,
+    event: &str,
+    message: &Message,
+) {
+    let (id, host) = (&message.id, receiver.host());
+    let mut pauses = PAUSES.iter().take(PAUSES_IN_MEMORY);
+    loop {
+        let reason = match sender.post(receiver, message).await {
+            Ok(said) if said.status.is_success() => {
+                metrics.hook_delivery(event, "delivered");
                 return;
-            };
-            let (event, id, host) = (self.event, &self.id, self.hook.host());
-            let Some(pause) = pauses.next() else {
-                metrics.hook_delivery(event, "given_up");
-                tracing::error!(event, id, host, reason, "a hook is given up");
-                return;
-            };
-            metrics.hook_delivery(event, "failed");
-            tracing::warn!(event, id, host, reason, again_in_s = pause.as_secs(), "a hook failed");
-            tokio::time::sleep(*pause).await;
-        }
+            }
+            Ok(said) => format!("it answered {}", said.status),
+            Err(reason) => reason,
+        };
+        let Some(pause) = pauses.next() else {
+            metrics.hook_delivery(event, "given_up");
+            tracing::error!(event, id, host, reason, "a hook is given up");
+            return;
+        };
+        metrics.hook_delivery(event, "failed");
+        tracing::warn!(event, id, host, reason, again_in_s = pause.as_secs(), "a hook failed");
+        tokio::time::sleep(*pause).await;
     }
+}
 
-    async fn attempt(&self, upstreams: &Upstreams) -> Result<(), String> {
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let now = since.as_secs();
-        let mut headers = self.hook.headers.clone();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(header::USER_AGENT, HeaderValue::from_static("weir"));
-        headers.insert(HeaderName::from_static("webhook-timestamp"), now.into());
-        let text = |text: &str| HeaderValue::from_str(text).map_err(|error| error.to_string());
-        headers.insert(HeaderName::from_static("webhook-id"), text(&self.id)?);
-        if !self.hook.secret.is_empty() {
-            let signature = sign::signature(&self.hook.secret, &self.id, now, &self.body);
-            headers.insert(HeaderName::from_static("webhook-signature"), text(&signature)?);
-        }
-        let body = OutBody::whole(self.body.clone());
-        let (method, path) = (Method::POST, self.hook.query.clone());
-        let outgoing = Outgoing { method, path, headers, body, upgrade: false };
-        let sent = upstreams.send(&self.hook.receiver, outgoing).await;
-        let status = sent.map_err(|failure| failure.to_string())?.status();
-        // A redirect is not followed: whoever moves a receiver changes the policy.
-        if status.is_success() { Ok(()) } else { Err(format!("it answered {status}")) }
-    }
+/// Milliseconds since 1970.
+fn now() -> i64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
 }

@@ -3,6 +3,25 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ring::hmac;
+use ring::rand::SecureRandom as _;
+use ring::rand::SystemRandom;
+
+const PREFIX: &str = "whsec_";
+/// Bytes of a secret that is made here.
+const BYTES: usize = 32;
+
+/// A new secret: `whsec_` and base64. `None` where the system has no randomness.
+pub fn new_secret() -> Option<String> {
+    let mut bytes = [0; BYTES];
+    SystemRandom::new().fill(&mut bytes).ok()?;
+    Some(format!("{PREFIX}{}", STANDARD.encode(bytes)))
+}
+
+/// Whether a secret is `whsec_` and base64 of 24 to 64 bytes, as Standard Webhooks has it.
+pub fn is_secret(text: &str) -> bool {
+    let coded = text.strip_prefix(PREFIX).and_then(|coded| STANDARD.decode(coded).ok());
+    coded.is_some_and(|bytes| (24..=64).contains(&bytes.len()))
+}
 
 /// The header `webhook-signature` of a message.
 pub(super) fn signature(secret: &[u8], id: &str, timestamp_s: u64, body: &[u8]) -> String {
@@ -15,7 +34,7 @@ pub(super) fn signature(secret: &[u8], id: &str, timestamp_s: u64, body: &[u8]) 
 
 /// `whsec_` and base64 stand for bytes; any other secret is taken as it is.
 fn key_of(secret: &[u8]) -> Vec<u8> {
-    let coded = secret.strip_prefix(b"whsec_");
+    let coded = secret.strip_prefix(PREFIX.as_bytes());
     coded.and_then(|coded| STANDARD.decode(coded).ok()).unwrap_or_else(|| secret.to_vec())
 }
 

@@ -5,6 +5,7 @@ use http::HeaderName;
 use http::HeaderValue;
 use http::Uri;
 
+use super::diagnostic::nearest;
 use super::file::HookEntry;
 use super::findings::File;
 use super::findings::Findings;
@@ -12,7 +13,7 @@ use super::hook::Hook;
 use super::load::Secrets;
 
 /// What a hook can ask for; `*` stands for the rest of a name.
-const EVENTS: [&str; 10] = [
+const EVENTS: [&str; 11] = [
     "policy.rejected",
     "policy.reloaded",
     "budget.threshold",
@@ -23,7 +24,18 @@ const EVENTS: [&str; 10] = [
     "fine_tune.failed",
     "alias.promoted",
     "alias.rolled_back",
+    "webhook.test",
 ];
+
+/// What is wrong with a name of an event, or with a beginning that ends with `*`.
+pub fn unknown_event(name: &str) -> Option<String> {
+    if is_known(name) {
+        return None;
+    }
+    let meant = nearest(name, EVENTS).map(|meant| format!("; did you mean `{meant}`?"));
+    let meant = meant.unwrap_or_else(|| ";".to_owned());
+    Some(format!("`{name}` is no event{meant} Known are {}", EVENTS.join(", ")))
+}
 
 /// One webhook; `None` when something in its entry cannot be used.
 pub(super) fn hook(
@@ -71,14 +83,16 @@ pub(super) fn hook(
 
 fn check_events(entry: &HookEntry, file: File<'_>, findings: &mut Findings) {
     for event in &entry.events {
-        let prefix = event.value.strip_suffix('*');
-        let known = match prefix {
-            Some(prefix) => EVENTS.iter().any(|event| event.starts_with(prefix)),
-            None => EVENTS.contains(&&*event.value),
-        };
-        if !known {
+        if !is_known(&event.value) {
             let cure = format!("known are {}", EVENTS.join(", "));
             findings.unknown(file.place(event), ("event", &event.value), EVENTS, &cure);
         }
+    }
+}
+
+fn is_known(name: &str) -> bool {
+    match name.strip_suffix('*') {
+        Some(beginning) => EVENTS.iter().any(|event| event.starts_with(beginning)),
+        None => EVENTS.contains(&name),
     }
 }

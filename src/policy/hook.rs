@@ -21,7 +21,7 @@ pub struct Hook {
     /// Signs each post; empty for none.
     pub secret: Vec<u8>,
     /// Which events: names, or beginnings that end with `*`.
-    pub(super) events: Vec<String>,
+    pub events: Vec<String>,
 }
 
 impl fmt::Debug for Hook {
@@ -50,16 +50,21 @@ impl Hook {
 
     /// Whether the hook wants an event of that name.
     pub fn wants(&self, event: &str) -> bool {
-        self.events.iter().any(|wanted| match wanted.strip_suffix('*') {
-            Some(beginning) => event.starts_with(beginning),
-            None => wanted == event,
-        })
+        wants(&self.events, event)
     }
 
     /// The receiver's host, which may be shown.
     pub fn host(&self) -> &str {
         self.receiver.base_url.host().unwrap_or_default()
     }
+}
+
+/// Whether an event is among those that are named, or that begin so where a name ends with `*`.
+pub fn wants(named: &[String], event: &str) -> bool {
+    named.iter().any(|wanted| match wanted.strip_suffix('*') {
+        Some(beginning) => event.starts_with(beginning),
+        None => wanted == event,
+    })
 }
 
 #[cfg(test)]

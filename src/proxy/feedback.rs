@@ -11,7 +11,11 @@ use uuid::Uuid;
 
 use crate::openai::error::ApiError;
 use crate::redact::Kinds;
+use crate::store::Asked;
+use crate::store::Recorder;
+use crate::store::Turn;
 use crate::store::Verdict;
+use crate::store::idempotency_key;
 use crate::upstream::BodyError;
 
 use super::Gateway;
@@ -32,12 +36,7 @@ where
     B::Error: Into<BodyError>,
 {
     let mut response = match take(gateway, parts, body).await {
-        Ok(verdict) => {
-            let mut response = Response::new(Reply::whole(verdict.to_json().to_string().into()));
-            let json = HeaderValue::from_static("application/json");
-            response.headers_mut().insert(header::CONTENT_TYPE, json);
-            response
-        }
+        Ok(answer) => answer.map(Reply::whole),
         Err(error) => error::reply(&error),
     };
     // The mark of an answer that is the gateway's own, not its HTTP engine's.
@@ -47,7 +46,7 @@ where
     response
 }
 
-async fn take<B>(gateway: &Gateway, parts: &Parts, body: B) -> Result<Verdict, ApiError>
+async fn take<B>(gateway: &Gateway, parts: &Parts, body: B) -> Result<Response<Bytes>, ApiError>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BodyError>,
@@ -60,10 +59,33 @@ where
     let client = gateway.authenticate(parts)?;
     let Some(recorder) = &gateway.recorder else { return Err(error::store_off()) };
     let body = body::read(&parts.headers, body, LONGEST).await?;
-    let idempotency = parts.headers.get("idempotency-key").map(|key| key.as_bytes());
-    let mut verdict = Verdict::parse(&body, client.key(), idempotency).map_err(|wrong| {
+    let key = idempotency_key(parts.headers.get("idempotency-key"))?;
+    let mut verdict = Verdict::parse(&body, client.key(), key).map_err(|wrong| {
         ApiError::bad_request("invalid_parameter", wrong.to_string()).param(wrong.name)
     })?;
+    let claim = match turn(recorder, client.key(), key, &body).await {
+        Some(Turn::Over(answer)) => return Ok(answer),
+        Some(Turn::First(claim)) => Some(claim),
+        None => None,
+    };
     recorder.judge(&mut verdict, Kinds { secrets: true, pii: policy.redacts_pii() });
-    Ok(verdict)
+    let mut answer = Response::new(Bytes::from(verdict.to_json().to_string()));
+    let json = HeaderValue::from_static("application/json");
+    answer.headers_mut().insert(header::CONTENT_TYPE, json);
+    if let (Some(claim), Some(idempotency)) = (claim, recorder.idempotency().cloned()) {
+        let kept = answer.clone();
+        // Not cut short when the client leaves.
+        let keep = tokio::spawn(async move { idempotency.end(&claim, &kept).await });
+        if let Ok(Err(error)) = keep.await {
+            tracing::warn!(%error, "an answer is not kept: its Idempotency-Key is in use for a day");
+        }
+    }
+    Ok(answer)
+}
+
+/// Whether it was said before. While the store is away it is said again: a verdict's id comes from
+/// its key, so that it counts once.
+async fn turn(recorder: &Recorder, caller: &str, key: Option<&str>, body: &[u8]) -> Option<Turn> {
+    let asked = Asked { caller, route: PATH, key: key?, token: &[], request: body };
+    recorder.idempotency()?.begin(&asked).await.ok()
 }

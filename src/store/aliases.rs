@@ -7,6 +7,7 @@ use ring::digest;
 use serde::Deserialize;
 use serde::Serialize;
 use serde_json::Value;
+use serde_json::json;
 use sqlx::AnyPool;
 use sqlx::AssertSqlSafe;
 use sqlx::Row as _;
@@ -16,6 +17,8 @@ use uuid::Uuid;
 use super::database::Database;
 use super::database::StoreError;
 use super::datasets::none_without_ledger;
+use super::outbox;
+use super::outbox::Event;
 use super::period;
 
 pub use book::AliasBook;
@@ -212,10 +215,10 @@ impl Aliases {
                 .bind(&row.name)
                 .bind(row.version)
                 .bind(row.updated_at)
-                .bind(json(&row.serving))
-                .bind(row.canary.as_ref().map(json))
-                .bind(row.previous.as_ref().map(json))
-                .bind(row.outcome.as_ref().map(json))
+                .bind(text(&row.serving))
+                .bind(row.canary.as_ref().map(text))
+                .bind(row.previous.as_ref().map(text))
+                .bind(row.outcome.as_ref().map(text))
                 .execute(&mut *transaction)
                 .await?;
             if done.rows_affected() == 0 {
@@ -292,7 +295,13 @@ impl Aliases {
         );
         let statement = sqlx::query(AssertSqlSafe(sql)).bind(Uuid::now_v7().to_string());
         let statement = statement.bind(alias).bind(at).bind(kind).bind(data.to_string());
-        statement.execute(connection).await.map(drop)
+        statement.execute(&mut *connection).await?;
+        if !matches!(kind, "promoted" | "rolled_back") {
+            return Ok(());
+        }
+        let data = json!({ "alias": alias, "at": period::written(at), "why": data });
+        let event = Event { kind: format!("alias.{kind}"), subject: alias.to_owned(), data };
+        outbox::push(connection, &event).await
     }
 
     /// What was done with an alias, the last first, at most so much.
@@ -315,7 +324,7 @@ impl Aliases {
     }
 }
 
-fn json(of: &impl Serialize) -> String {
+fn text(of: &impl Serialize) -> String {
     serde_json::to_string(of).unwrap_or_default()
 }
 

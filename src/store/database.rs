@@ -87,6 +87,12 @@ const MIGRATIONS: &[Migration] = &[
         postgres: include_str!("migrations/postgres/0006_training_queue.sql"),
     },
     Migration {
+        version: 7,
+        name: "automation",
+        sqlite: include_str!("migrations/sqlite/0007_automation.sql"),
+        postgres: include_str!("migrations/postgres/0007_automation.sql"),
+    },
+    Migration {
         version: 10,
         name: "aliases",
         sqlite: include_str!("migrations/sqlite/0010_aliases.sql"),

@@ -17,6 +17,8 @@ use super::datasets::Datasets;
 use super::datasets::SplitFile;
 use super::datasets::none_without_ledger;
 use super::interaction::Kind;
+use super::outbox;
+use super::outbox::Event;
 
 /// Items of one statement.
 const ITEMS: usize = 5000;
@@ -254,10 +256,36 @@ impl Datasets {
             statement = statement.bind(&file.key).bind(&file.sha256).bind(number(file.rows));
             statement = statement.bind(number(file.bytes)).bind(number(file.tokens));
         }
-        let done = statement.execute(&mut *transaction).await?.rows_affected();
-        // Here goes the event dataset.ready, once there is an outbox.
+        let done = statement.execute(&mut *transaction).await?.rows_affected() > 0;
+        if done {
+            let ready = self.ready(&mut transaction, id, files).await?;
+            outbox::push(&mut transaction, &ready).await?;
+        }
         transaction.commit().await?;
-        Ok(done > 0)
+        Ok(done)
+    }
+
+    /// What is told of a dataset that was frozen just now.
+    async fn ready(
+        &self,
+        connection: &mut AnyConnection,
+        id: Uuid,
+        [train, validation]: [&SplitFile; 2],
+    ) -> sqlx::Result<Event> {
+        let sql = format!(
+            "select name, version, method, team from datasets where id = {}",
+            self.database.id(1)
+        );
+        let statement = sqlx::query(AssertSqlSafe(sql)).bind(id.to_string());
+        let row = statement.fetch_one(connection).await?;
+        let (name, version): (String, i64) = (row.try_get(0)?, row.try_get(1)?);
+        let (method, team): (String, Option<String>) = (row.try_get(2)?, row.try_get(3)?);
+        let file = |file: &SplitFile| json!({"rows": file.rows, "tokens": file.tokens, "bytes": file.bytes, "sha256": file.sha256});
+        let data = json!({
+            "dataset_id": id, "name": name, "version": version, "method": method, "team": team,
+            "train": file(train), "validation": file(validation),
+        });
+        Ok(Event { kind: "dataset.ready".to_owned(), subject: id.to_string(), data })
     }
 
     /// Whether somebody had words erased, since the build began, that it had read before. What only

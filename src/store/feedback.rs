@@ -53,7 +53,7 @@ impl Verdict {
     ///
     /// # Errors
     /// What is wrong with the body.
-    pub fn parse(body: &[u8], key: &str, idempotency: Option<&[u8]>) -> Result<Self, BadParameter> {
+    pub fn parse(body: &[u8], key: &str, idempotency: Option<&str>) -> Result<Self, BadParameter> {
         let given: Given = serde_json::from_slice(body).map_err(|error| {
             let how = r#"write {"id": "…", "name": "thumbs", "value": true}"#;
             wrong("body", format!("{error}; {how}"))
@@ -64,7 +64,7 @@ impl Verdict {
         let now = Uuid::now_v7();
         let (seconds, nanos) = now.get_timestamp().map_or((0, 0), |time| time.to_unix());
         Ok(Self {
-            id: idempotency.map_or(now, |given| same_id(key, given)),
+            id: idempotency.map_or(now, |given| same_id(key, given.as_bytes())),
             created_at: seconds * 1000 + u64::from(nanos / 1_000_000),
             target: given.id,
             name: given.name,
@@ -192,9 +192,9 @@ mod tests {
     #[test]
     fn an_idempotency_key_gives_the_same_id_for_the_same_caller() {
         let body = br#"{"id":"x","name":"n","value":true}"#;
-        let id = |key, idempotency: &[u8]| Verdict::parse(body, key, Some(idempotency)).unwrap().id;
-        assert_eq!(id("a", b"1"), id("a", b"1"));
-        assert_ne!(id("a", b"1"), id("a", b"2"));
-        assert_ne!(id("a", b"1"), id("b", b"1"));
+        let id = |key, idempotency: &str| Verdict::parse(body, key, Some(idempotency)).unwrap().id;
+        assert_eq!(id("a", "1"), id("a", "1"));
+        assert_ne!(id("a", "1"), id("a", "2"));
+        assert_ne!(id("a", "1"), id("b", "1"));
     }
 }

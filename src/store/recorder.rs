@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::OnceLock;
 use std::sync::mpsc::Receiver;
 use std::sync::mpsc::channel;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use super::database::Database;
 use super::feedback::FEEDBACK;
 use super::feedback::Verdict;
 use super::frame;
+use super::idempotency::Idempotency;
 use super::interaction::Interaction;
 use super::pair::Pair;
 use super::ship::Shipper;
@@ -60,6 +62,8 @@ pub struct Settings {
 pub struct Recorder {
     spool: Arc<Spool>,
     hasher: Hasher,
+    database: Database,
+    idempotency: OnceLock<Idempotency>,
     written: Mutex<Receiver<()>>,
     shipped: Mutex<Receiver<()>>,
 }
@@ -84,7 +88,7 @@ impl Recorder {
             }
         };
         let spool = Arc::new(Spool::new(dir, max_bytes, Arc::clone(metrics)));
-        let shipper = Shipper::new(Arc::clone(&spool), database);
+        let shipper = Shipper::new(Arc::clone(&spool), database.clone());
         let writer = Writer::new(Arc::clone(&spool))?;
         let written = thread("spool", move || writer.run())?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -92,7 +96,18 @@ impl Recorder {
             give_way();
             runtime.block_on(shipper.run());
         })?;
-        Ok(Self { spool, hasher, written: Mutex::new(written), shipped: Mutex::new(shipped) })
+        let idempotency = OnceLock::new();
+        let (written, shipped) = (Mutex::new(written), Mutex::new(shipped));
+        Ok(Self { spool, hasher, database, idempotency, written, shipped })
+    }
+
+    /// What was answered to callers that name their requests. To be called on one runtime only.
+    pub fn idempotency(&self) -> Option<&Idempotency> {
+        if self.idempotency.get().is_none() {
+            // Whoever came first has set the same.
+            let _ = self.idempotency.set(Idempotency::of(&self.database).ok()?);
+        }
+        self.idempotency.get()
     }
 
     /// Takes a finished call, and what was said in it where that is kept.

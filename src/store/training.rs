@@ -6,17 +6,23 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde::Serialize;
 use serde_json::Value;
+use serde_json::json;
+use sqlx::AnyConnection;
 use sqlx::AnyPool;
 use sqlx::AssertSqlSafe;
 use sqlx::Row as _;
 use sqlx::any::AnyRow;
 use uuid::Uuid;
 
+use crate::metering::money::Usd;
+
 use super::database::Database;
 use super::database::Engine;
 use super::database::StoreError;
 use super::datasets::none_without_ledger;
 use super::interaction::Kind;
+use super::outbox;
+use super::outbox::Event;
 
 const ENDS: &str = "('succeeded', 'failed', 'cancelled')";
 
@@ -169,8 +175,18 @@ impl TrainingQueue {
              on conflict (idempotency_key) do nothing",
             self.database.records(&COLUMNS)
         );
-        let statement = sqlx::query(AssertSqlSafe(sql)).bind(record(job));
-        Ok(self.database.within(statement.execute(&self.pool)).await?.rows_affected() > 0)
+        let inserted = async {
+            let mut connection = self.pool.acquire().await?;
+            let mut transaction = self.database.begin(&mut connection).await?;
+            let statement = sqlx::query(AssertSqlSafe(sql)).bind(record(job));
+            let done = statement.execute(&mut *transaction).await?.rows_affected() > 0;
+            if done {
+                tell(&mut transaction, job, None).await?;
+            }
+            transaction.commit().await?;
+            Ok(done)
+        };
+        self.database.within(inserted).await
     }
 
     /// One by its id.
@@ -390,13 +406,39 @@ impl TrainingQueue {
             self.value("revision", Kind::Count),
             self.value("status", Kind::Text),
         );
-        let statement = sqlx::query(AssertSqlSafe(sql)).bind(record(job)).bind(handled);
-        // Here goes the event fine_tune.status_changed, once there is an outbox.
-        let done = self.database.within(statement.execute(&self.pool)).await?.rows_affected() > 0;
+        let saved = async {
+            let mut connection = self.pool.acquire().await?;
+            let mut transaction = self.database.begin(&mut connection).await?;
+            let was = self.status(&mut transaction, job.job_id).await?;
+            let statement = sqlx::query(AssertSqlSafe(sql)).bind(record(job)).bind(handled);
+            let done = statement.execute(&mut *transaction).await?.rows_affected() > 0;
+            if done && was.as_ref() != Some(&job.status) {
+                tell(&mut transaction, job, was.as_deref()).await?;
+            }
+            transaction.commit().await?;
+            Ok(done)
+        };
+        let done = self.database.within(saved).await?;
         if done {
             job.revision += 1;
         }
         Ok(done)
+    }
+
+    /// A job's status, which nobody else changes until the transaction ends.
+    async fn status(
+        &self,
+        transaction: &mut AnyConnection,
+        id: Uuid,
+    ) -> sqlx::Result<Option<String>> {
+        let lock = if self.database.engine == Engine::Postgres { "for update" } else { "" };
+        let sql = format!(
+            "select status from training_queue where job_id = {} {lock}",
+            self.database.id(1)
+        );
+        let statement = sqlx::query(AssertSqlSafe(sql)).bind(id.to_string());
+        let row = statement.fetch_optional(transaction).await?;
+        row.map(|row| row.try_get(0)).transpose()
     }
 
     /// Asks whoever polls to cancel, pause or resume a job, or (without a wish) to look at it now.
@@ -453,6 +495,31 @@ impl TrainingQueue {
         });
         self.database.json_object(fields.into_iter())
     }
+}
+
+/// Tells automation of a job's new status, and once more, by a name of its own, of how it ended.
+async fn tell(
+    transaction: &mut AnyConnection,
+    job: &TrainingJob,
+    was: Option<&str>,
+) -> sqlx::Result<()> {
+    let usd = |micro: i64| Usd::from_picodollars(i128::from(micro) * 1_000_000).to_string();
+    let data = json!({
+        "job_id": job.job_id, "status": job.status, "previous_status": was,
+        "status_reason": job.status_reason, "team": job.team, "dataset_id": job.dataset_id,
+        "model": job.model, "method": job.method, "suffix": job.suffix,
+        "provider": job.provider, "provider_job_id": job.provider_job_id,
+        "fine_tuned_model": job.fine_tuned_model, "trained_tokens": job.trained_tokens,
+        "cost_estimate": job.cost_estimate.map(usd), "cost_actual": job.cost_actual.map(usd),
+        "error": job.error,
+    });
+    let ended = matches!(job.status.as_str(), "succeeded" | "failed").then_some(&*job.status);
+    for what in ["status_changed"].into_iter().chain(ended) {
+        let kind = format!("fine_tune.{what}");
+        let event = Event { kind, subject: job.job_id.to_string(), data: data.clone() };
+        outbox::push(transaction, &event).await?;
+    }
+    Ok(())
 }
 
 fn record(job: &TrainingJob) -> String {

@@ -180,6 +180,8 @@ pub struct Metrics {
     rule_errors: IntCounterVec,
     prompt_counts: IntCounterVec,
     hooks: IntCounterVec,
+    hooks_pending: IntGauge,
+    hooks_dead: IntGauge,
     auth_failures: IntCounterVec,
     keys_in_sync: IntGauge,
     estimate_errors: HistogramVec,
@@ -346,6 +348,16 @@ impl Metrics {
                 "weir_hook_deliveries_total",
                 "Posts to webhooks: delivered, failed (and tried again), given_up, dropped",
                 &["event", "outcome"],
+            )?,
+            hooks_pending: gauge(
+                r,
+                "weir_webhook_pending",
+                "Events in the store that wait for a receiver",
+            )?,
+            hooks_dead: gauge(
+                r,
+                "weir_webhook_dead_letters",
+                "Events in the store that a receiver was given in vain for a day",
             )?,
             auth_failures,
             keys_in_sync: gauge(
@@ -514,6 +526,12 @@ impl Metrics {
     /// Counts a post to a webhook.
     pub fn hook_delivery(&self, event: &str, outcome: &str) {
         self.hooks.with_label_values(&[event, outcome]).inc();
+    }
+
+    /// Sets how many events wait for their receivers, and how many are given up.
+    pub fn webhooks(&self, pending: i64, dead: i64) {
+        self.hooks_pending.set(pending);
+        self.hooks_dead.set(dead);
     }
 
     /// Counts a request whose prompt was counted, and how.

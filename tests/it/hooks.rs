@@ -32,12 +32,19 @@ fn hooks(receiver: &Upstream, events: &str) -> String {
 }
 
 #[test]
-fn a_refused_policy_is_told_to_who_wants_to_hear_it_until_it_is_heard() {
+fn a_refused_policy_is_told_to_who_wants_to_hear_it_until_it_is_heard_with_and_without_a_store() {
+    for store in ["sqlite:data/weir.db", "\"off\""] {
+        a_refused_policy_is_told(store);
+    }
+}
+
+fn a_refused_policy_is_told(store: &str) {
     let receiver = Upstream::script([Answer::json(500, "{}"), Answer::json(200, "{}")]);
     let upstream = Upstream::always(Answer::chat());
     let gateway = Gateway::builder(&upstream)
         .policy(&hooks(&receiver, "policy.rejected"))
         .env("SECRET", "hook-secret")
+        .config(&format!("store: {store}"))
         .start();
     let in_force = chat(&gateway, ASK).header("x-weir-policy").unwrap().to_owned();
     fs::write(

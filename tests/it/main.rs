@@ -43,3 +43,4 @@ mod support;
 mod token_corpus;
 mod tokens;
 mod unattended;
+mod webhooks;

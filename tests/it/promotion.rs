@@ -24,6 +24,7 @@ use crate::support::http::get;
 use crate::support::http::post;
 use crate::support::http::post_with;
 use crate::support::postgres::Postgres;
+use crate::support::rows::rows;
 
 fn control(gateway: &Gateway, request: impl AsRef<[u8]>) -> Response {
     Raw::connect(gateway.control()).send(request).response().unwrap()
@@ -166,6 +167,9 @@ fn a_tuned_model_takes_over_step_by_step_and_can_be_taken_back_on_both_stores() 
         });
         let nothing = control(&gateway, post("/api/aliases/support-bot/rollback", ""));
         nothing.assert_error(409, "invalid_request_error", "nothing_to_roll_back");
+        let told =
+            rows(&store, "select kind from outbox where subject = 'support-bot' order by id");
+        assert_eq!(told.unwrap(), [["alias.promoted"], ["alias.rolled_back"]]);
         let gone = "DELETE /api/aliases/support-bot HTTP/1.1\r\nhost: gateway\r\n\r\n";
         assert_eq!(control(&gateway, gone).status, 200);
         assert_eq!(read(&gateway, "/api/aliases")["data"], json!([]));
