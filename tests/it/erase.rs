@@ -512,7 +512,7 @@ fn erased_words_are_not_in_sqlite_s_files_any_more() {
     let upstream = numbered();
     let gateway = with_store(&upstream, &store).start();
     for n in 0..6 {
-        said(&gateway, if n % 2 == 0 { "canary" } else { "bob" }, "s");
+        said(&gateway, if n % 2 == 0 { "mallory" } else { "bob" }, "s");
     }
     judge(&gateway, "chatcmpl-0");
     wait_for(&store, "feedback", 1);
@@ -521,11 +521,11 @@ fn erased_words_are_not_in_sqlite_s_files_any_more() {
         let files = ["weir.db", "weir.db-wal"].map(|name| std::fs::read(folder.path().join(name)));
         files.iter().flatten().any(|bytes| memchr::memmem::find(bytes, word.as_bytes()).is_some())
     };
-    for word in ["canary", "chatcmpl-0", "what I said"] {
+    for word in ["mallory", "chatcmpl-0", "what I said"] {
         assert!(holds(word), "{word}: else this proves nothing");
     }
-    erase(&gateway, "?user=canary");
-    for word in ["canary", "chatcmpl-0", "what I said"] {
+    erase(&gateway, "?user=mallory");
+    for word in ["mallory", "chatcmpl-0", "what I said"] {
         assert!(!holds(word), "{word}");
     }
     assert!(holds("bob"));

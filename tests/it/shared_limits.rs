@@ -390,8 +390,8 @@ fn three_gateways_before_a_cluster_spend_a_dollar_to_the_last_cent_and_no_more()
         members.iter().zip([["0", "5461"], ["5462", "10922"], ["10923", "16383"]])
     {
         assert_eq!(member.ask(&["cluster", "addslotsrange", slots[0], slots[1]]), "OK");
-        let port = members[0].port().to_string();
-        assert_eq!(member.ask(&["cluster", "meet", "127.0.0.1", &port]), "OK");
+        let (port, bus) = (members[0].port().to_string(), members[0].bus().to_string());
+        assert_eq!(member.ask(&["cluster", "meet", "127.0.0.1", &port, &bus]), "OK");
     }
     let is_ok = |member: &Redis| member.ask(&["cluster", "info"]).contains("cluster_state:ok");
     eventually("the members know of each other", || members.iter().all(is_ok));

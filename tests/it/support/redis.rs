@@ -17,6 +17,8 @@ pub(crate) struct Redis {
     folder: TempDir,
     /// In place of the usual ones: a plain server on its port.
     arguments: Option<Vec<String>>,
+    /// Where members of a cluster talk to each other.
+    bus: Option<Port>,
     child: Option<Child>,
 }
 
@@ -30,7 +32,7 @@ impl Redis {
     /// A server that nobody has started yet.
     pub(crate) fn stopped() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        Self { port: Port::take(), folder, arguments: None, child: None }
+        Self { port: Port::take(), folder, arguments: None, bus: None, child: None }
     }
 
     /// A server with arguments of the caller's own, which may depend on its port and its folder.
@@ -43,12 +45,16 @@ impl Redis {
 
     /// A member of a cluster that has no slots yet.
     pub(crate) fn of_cluster() -> Self {
-        Self::with(|port, _| {
+        let bus = Port::take();
+        let mut member = Self::with(|port, _| {
             let mut arguments = plain(port);
-            let more = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"];
-            arguments.extend(more.map(str::to_owned));
+            let (bus, usual) = (bus.number().to_string(), ["--cluster-node-timeout", "2000"]);
+            let more = ["--cluster-enabled", "yes", "--cluster-port", &bus];
+            arguments.extend(more.iter().chain(&usual).map(|&argument| argument.to_owned()));
             arguments
-        })
+        });
+        member.bus = Some(bus);
+        member
     }
 
     /// Watches a master called `mymaster`, alone.
@@ -86,6 +92,10 @@ impl Redis {
 
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    pub(crate) fn bus(&self) -> u16 {
+        self.bus.as_ref().expect("a member of a cluster").number()
     }
 
     pub(crate) fn port(&self) -> u16 {
