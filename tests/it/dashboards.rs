@@ -183,7 +183,7 @@ fn every_query_of_the_dashboards_and_every_rule_finds_data() {
     let groups = rules["data"]["groups"].as_array().unwrap();
     let rules: Vec<&Value> =
         groups.iter().flat_map(|group| group["rules"].as_array().unwrap()).collect();
-    assert_eq!(rules.len(), 12 + 4 + 7);
+    assert_eq!(rules.len(), 12 + 4 + 8);
     for rule in rules {
         assert_eq!(rule["health"], "ok", "{rule}");
         let query = rule["query"].as_str().unwrap();
