@@ -1,0 +1,3 @@
+//! Documents to vectors: sources of pages, what is made of them, and when.
+
+pub mod embed;
