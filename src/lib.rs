@@ -18,7 +18,7 @@
 //! | [`limits`] | who may use how much: counters, reservations, leases from Redis | `metering`, `policy`, `telemetry`, `store` | `redis` |
 //! | [`proxy`] | the data plane: the journey of one request | `openai`, `metering`, `policy`, `redact`, `telemetry`, `upstream`, `store`, `limits` | |
 //! | [`training`] | from captured calls to training data and tuned models | `openai`, `metering`, `policy`, `redact`, `store`, `telemetry`, `upstream` | `unicode_normalization`, `whatlang` |
-//! | [`embeddings`] | from documents to vectors | `openai`, `metering`, `store`, `telemetry`, `upstream` | |
+//! | [`embeddings`] | from documents to vectors | `openai`, `metering`, `policy`, `store`, `telemetry`, `upstream` | `chrono_tz`, `croner`, `encoding_rs`, `htmd`, `text_splitter`, `url` |
 //! | [`admin`] | the control plane's routes | `openai`, `metering`, `policy`, `redact`, `telemetry`, `store`, `limits`, `training` | `tar`, `utoipa`, `utoipa_axum` |
 //! | [`hooks`] | webhooks out | `policy`, `telemetry`, `upstream` | |
 //! | [`simulator`] | the stand-in for OpenAI | `openai` | |

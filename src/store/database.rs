@@ -86,6 +86,12 @@ const MIGRATIONS: &[Migration] = &[
         sqlite: include_str!("migrations/sqlite/0006_training_queue.sql"),
         postgres: include_str!("migrations/postgres/0006_training_queue.sql"),
     },
+    Migration {
+        version: 9,
+        name: "sources",
+        sqlite: include_str!("migrations/sqlite/0009_sources.sql"),
+        postgres: include_str!("migrations/postgres/0009_sources.sql"),
+    },
 ];
 
 /// Why the store did not do what it was asked.
