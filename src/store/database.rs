@@ -39,7 +39,8 @@ const ERASURE_LOCK: i64 = 0x0077_6569_7200_0002;
 /// Erased words must not stay in pages that are free now: `secure_delete` writes zeros there.
 const SQLITE_SESSION: &str = "pragma busy_timeout = 5000; pragma journal_mode = wal; \
      pragma synchronous = full; pragma foreign_keys = on; pragma secure_delete = on;";
-const POSTGRES_SESSION: &str = "set search_path to gateway, public";
+/// Supabase keeps extensions in a schema of their own; one that is not there does no harm.
+const POSTGRES_SESSION: &str = "set search_path to gateway, public, extensions";
 
 /// One step of the schema, in the words of both databases. Steps only ever go forward.
 struct Migration {
@@ -87,6 +88,12 @@ const MIGRATIONS: &[Migration] = &[
         postgres: include_str!("migrations/postgres/0006_training_queue.sql"),
     },
     Migration {
+        version: 8,
+        name: "documents",
+        sqlite: include_str!("migrations/sqlite/0008_documents.sql"),
+        postgres: include_str!("migrations/postgres/0008_documents.sql"),
+    },
+    Migration {
         version: 9,
         name: "sources",
         sqlite: include_str!("migrations/sqlite/0009_sources.sql"),
@@ -111,6 +118,9 @@ pub enum StoreError {
         /// The database, without credentials.
         store: String,
     },
+    /// It cannot do what was asked, later neither.
+    #[error("{0}")]
+    Refused(String),
 }
 
 impl From<ObjectError> for StoreError {

@@ -324,7 +324,7 @@ fn a_store_without_a_ledger_is_told_and_migrated() {
     assert_eq!(code, Some(0));
     assert_eq!(
         said,
-        "{\"applied\":[\"interactions\",\"capture\",\"datasets\",\"keys\",\"limits\",\"training_queue\"],\"store\":\"sqlite:data/weir.db\"}\n"
+        "{\"applied\":[\"interactions\",\"capture\",\"datasets\",\"keys\",\"limits\",\"training_queue\",\"documents\"],\"store\":\"sqlite:data/weir.db\"}\n"
     );
     let (_, said, _) = weir(folder.path(), &["migrate"], "");
     assert_eq!(said, "sqlite:data/weir.db is up to date\n");

@@ -10,6 +10,7 @@ mod capture;
 mod control;
 mod dashboards;
 mod datasets;
+mod documents;
 mod erase;
 mod events;
 mod fees;

