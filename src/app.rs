@@ -27,6 +27,8 @@ use crate::config::Config;
 use crate::config::ConfigError;
 use crate::config::Environment;
 use crate::config::LogFormat;
+use crate::embeddings::embed::Embedder;
+use crate::embeddings::embed::Posted;
 use crate::hooks;
 use crate::hooks::Deliverer;
 use crate::hooks::Hooks;
@@ -540,6 +542,24 @@ fn move_jobs(
             Ok(poller) => poller.run().await,
             Err(error) => tracing::error!(%error, "fine-tune jobs cannot be moved on"),
         }
+    }))
+}
+
+/// Makes vectors by the gateway's own `/v1/embeddings`.
+#[expect(dead_code, reason = "searching and refreshing begin to use it")]
+fn embedder(gateway: &Gateway) -> Embedder {
+    let gateway = gateway.clone();
+    Embedder::new(Arc::new(move |caller, body| {
+        let gateway = gateway.clone();
+        Box::pin(async move {
+            let answer = gateway.call_internally("/v1/embeddings", body, &caller).await;
+            Posted {
+                status: answer.status.as_u16(),
+                retry_after: answer.retry_after(),
+                cost: answer.cost(),
+                body: answer.body,
+            }
+        })
     }))
 }
 

@@ -19,8 +19,9 @@
 //! | [`limits`] | who may use how much: counters, reservations, leases from Redis | `metering`, `policy`, `telemetry`, `background`, `store` | `redis` |
 //! | [`proxy`] | the data plane: the journey of one request | `openai`, `metering`, `policy`, `redact`, `telemetry`, `upstream`, `store`, `limits` | |
 //! | [`training`] | from captured calls to training data and tuned models | `openai`, `metering`, `policy`, `redact`, `store`, `telemetry`, `background`, `upstream` | `unicode_normalization`, `whatlang` |
+//! | [`embeddings`] | from documents to vectors | `openai`, `metering`, `policy`, `store`, `telemetry`, `background`, `upstream` | `chrono_tz`, `croner`, `encoding_rs`, `htmd`, `text_splitter`, `url` |
 //! | [`hooks`] | webhooks out | `policy`, `telemetry`, `background`, `upstream`, `store` | |
-//! | [`admin`] | the control plane's routes | `openai`, `metering`, `policy`, `redact`, `telemetry`, `background`, `store`, `upstream`, `limits`, `training`, `hooks` | `tar`, `utoipa`, `utoipa_axum` |
+//! | [`admin`] | the control plane's routes | `openai`, `metering`, `policy`, `redact`, `telemetry`, `background`, `store`, `upstream`, `limits`, `training`, `embeddings`, `hooks` | `tar`, `utoipa`, `utoipa_axum` |
 //! | [`simulator`] | the stand-in for OpenAI | `openai` | |
 //! | [`server`] | listeners, sessions, drain | `openai`, `telemetry`, `background`, `upstream`, `proxy`, `admin` | `pingora`, `async_trait` |
 //!
@@ -31,6 +32,7 @@ pub mod app;
 pub mod background;
 pub mod cli;
 pub mod config;
+pub mod embeddings;
 pub mod hooks;
 pub mod limits;
 pub mod metering;

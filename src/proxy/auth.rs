@@ -26,6 +26,7 @@ use crate::telemetry::metrics::Metrics;
 
 use super::Gateway;
 use super::error;
+use super::internal::Caller;
 
 /// What every virtual key begins with.
 const VIRTUAL: &[u8] = b"wk_";
@@ -56,6 +57,8 @@ pub(super) enum Client {
     Own(Arc<str>),
     /// A caller with a virtual key.
     Virtual(Arc<Grant>),
+    /// The gateway itself, by what it does, such as `embeddings:docs`.
+    Internal(Arc<str>),
 }
 
 impl Client {
@@ -66,6 +69,15 @@ impl Client {
             Self::Anonymous => "passthrough",
             Self::Own(fingerprint) => fingerprint,
             Self::Virtual(grant) => &grant.name,
+            Self::Internal(purpose) => purpose,
+        }
+    }
+
+    /// What the gateway itself calls for: it stands in the place of the rule's name.
+    pub(super) fn purpose(&self) -> Option<&str> {
+        match self {
+            Self::Internal(purpose) => Some(purpose),
+            _ => None,
         }
     }
 
@@ -95,15 +107,16 @@ impl Client {
 
     /// The most that may be kept of what it says.
     pub(super) fn allows_capture(&self) -> CaptureMode {
-        match self.grant() {
-            Some(grant) if grant.consent == Consent::None => CaptureMode::Off,
+        match self {
+            Self::Virtual(grant) if grant.consent == Consent::None => CaptureMode::Off,
+            Self::Internal(_) => CaptureMode::Metadata,
             _ => CaptureMode::Full,
         }
     }
 
     /// Whether what it says may become training data.
     pub(super) fn may_train(&self) -> bool {
-        self.grant().is_none_or(|grant| grant.consent == Consent::Train)
+        self.purpose().is_none() && self.grant().is_none_or(|grant| grant.consent == Consent::Train)
     }
 
     /// The virtual key, where the caller has one that some models are not for.
@@ -111,9 +124,9 @@ impl Client {
         self.grant().filter(|grant| grant.is_restricted())
     }
 
-    /// Whether what it sent as a key is the gateway's, and nobody else's business.
+    /// Whether what it sent as a key, if anything, is the gateway's, and nobody else's business.
     pub(super) fn is_virtual(&self) -> bool {
-        self.grant().is_some()
+        matches!(self, Self::Virtual(_) | Self::Internal(_))
     }
 
     fn grant(&self) -> Option<&Grant> {
@@ -164,6 +177,14 @@ impl Access {
 }
 
 impl Gateway {
+    /// Looks who calls; the gateway itself needs no key.
+    pub(super) fn identify(&self, head: &Parts) -> Result<Client, Outside> {
+        match head.extensions.get::<Caller>() {
+            Some(Caller(purpose)) => Ok(Client::Internal(Arc::clone(purpose))),
+            None => self.access.identify(&head.method, &head.headers),
+        }
+    }
+
     /// Lets a caller in, for what is no call of a model.
     ///
     /// # Errors

@@ -134,6 +134,12 @@ pub(super) fn upstream_credentials(upstream: &str) -> ApiError {
     )
 }
 
+/// An answer whose rest did not come.
+pub(super) fn answer_cut(reason: &str) -> ApiError {
+    let message = format!("The upstream ended the answer early: {reason}.");
+    ApiError::new(502, "api_error", "upstream_unavailable", message)
+}
+
 /// What a failed call is to the client.
 pub(super) fn of_failure(failure: &Failure) -> ApiError {
     let message = format!("No answer from upstream: {failure}.");

@@ -11,6 +11,7 @@ mod decode;
 mod error;
 mod feedback;
 mod head;
+mod internal;
 mod live;
 mod models;
 mod notes;
@@ -50,6 +51,7 @@ use crate::upstream::Outgoing;
 use crate::upstream::Upstreams;
 
 pub use auth::Access;
+pub use internal::InternalAnswer;
 pub use live::LiveStats;
 pub use live::LiveView;
 pub use live::today;
@@ -126,7 +128,7 @@ impl Gateway {
         }
         let policy = self.policy.current();
         let mut call = Call::begin(&self.metrics, self.recorder.as_ref(), policy, &head);
-        let identified = self.access.identify(&head.method, &head.headers);
+        let identified = self.identify(&head);
         let outside = identified.map(|client| call.client = client).err();
         call.capture = capture_of_head(self, &head.headers, &call);
         match self.serve(&mut head, body, &mut call, outside).await {

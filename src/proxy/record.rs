@@ -242,6 +242,11 @@ impl Record {
         self.route.as_ref().map(|route| &*route.rule).or(self.refused_by.as_deref())
     }
 
+    /// The name of the rule that decided, or what the gateway called for.
+    fn route_name(&self) -> Option<&str> {
+        self.client.purpose().or_else(|| self.rule().map(|rule| &*rule.name))
+    }
+
     /// Tells the live figures how the call ended. A refusal of the request itself is no failure of
     /// the provider.
     fn note_live(&self, took: Duration) {
@@ -275,7 +280,7 @@ impl Record {
             session_id: self.notes.session.as_deref().filter(|_| known),
             tags: if known { &self.notes.tags } else { &[] },
             endpoint: self.endpoint.name(),
-            route: self.rule().map_or("", |rule| &*rule.name),
+            route: self.route_name().unwrap_or_default(),
             policy_version: self.policy.revision(),
             requested_model: &self.asked,
             model: route.map_or("", |route| &*route.target.model),
@@ -318,7 +323,7 @@ impl Record {
             team: self.client.team(),
             key: self.client.label(),
             model: routed_label,
-            route: self.rule().map_or("none", |rule| &rule.name),
+            route: self.route_name().unwrap_or("none"),
             status: self.status,
         }
     }
@@ -350,8 +355,8 @@ impl Record {
             line.text("path", self.uri.path());
             line.number("status", self.status.into());
             line.text("error", self.error);
-            if let Some(rule) = self.rule() {
-                line.text("route", &rule.name);
+            if let Some(route) = self.route_name() {
+                line.text("route", route);
             }
             if let Some(route) = &self.route {
                 line.text("upstream", &route.target.upstream.name);

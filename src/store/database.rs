@@ -100,6 +100,12 @@ const MIGRATIONS: &[Migration] = &[
         postgres: include_str!("migrations/postgres/0008_documents.sql"),
     },
     Migration {
+        version: 9,
+        name: "sources",
+        sqlite: include_str!("migrations/sqlite/0009_sources.sql"),
+        postgres: include_str!("migrations/postgres/0009_sources.sql"),
+    },
+    Migration {
         version: 10,
         name: "aliases",
         sqlite: include_str!("migrations/sqlite/0010_aliases.sql"),

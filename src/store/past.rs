@@ -185,12 +185,14 @@ impl Past {
         page.map_err(|error| self.database.unreadable(&error))
     }
 
-    /// Calls of the period that are routed by model.
+    /// Calls of the period that are routed by model; those that the gateway makes itself are not
+    /// recorded under their rule.
     fn routed(&self) -> String {
         let (first, end) = (self.database.id(1), self.database.id(2));
         format!(
             "i.id >= {first} and i.id < {end} and i.endpoint in \
-             ('chat/completions', 'responses', 'completions', 'embeddings')"
+             ('chat/completions', 'responses', 'completions', 'embeddings') \
+             and coalesce(i.route, '') not like 'embeddings:%'"
         )
     }
 
