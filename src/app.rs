@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::OnceLock;
 use std::sync::PoisonError;
 use std::time::Duration;
 
@@ -12,10 +13,12 @@ use http::Uri;
 use secrecy::SecretString;
 use serde_json::json;
 use thiserror::Error;
+use uuid::Uuid;
 
 use crate::admin;
 use crate::admin::Figures;
 use crate::admin::Health;
+use crate::admin::Library;
 use crate::admin::PolicyParts;
 use crate::admin::Readiness;
 use crate::background;
@@ -29,6 +32,10 @@ use crate::config::Environment;
 use crate::config::LogFormat;
 use crate::embeddings::embed::Embedder;
 use crate::embeddings::embed::Posted;
+use crate::embeddings::fetch::Fetcher;
+use crate::embeddings::firecrawl::Firecrawl;
+use crate::embeddings::refresh::Refresher;
+use crate::embeddings::search::Searcher;
 use crate::hooks;
 use crate::hooks::Deliverer;
 use crate::hooks::Hooks;
@@ -36,6 +43,7 @@ use crate::limits::Courier;
 use crate::limits::Keeper;
 use crate::limits::Limits;
 use crate::metering::tokens;
+use crate::openai::error::ApiError;
 use crate::policy;
 use crate::policy::Policy;
 use crate::policy::PolicyHandle;
@@ -46,6 +54,7 @@ use crate::proxy::Access;
 use crate::proxy::Gateway;
 use crate::proxy::LiveStats;
 use crate::proxy::LiveView;
+use crate::proxy::Search;
 use crate::proxy::look_for_shutdowns;
 use crate::proxy::today;
 use crate::server;
@@ -57,10 +66,12 @@ use crate::store::AliasBook;
 use crate::store::Aliases;
 use crate::store::Database;
 use crate::store::Datasets;
+use crate::store::Documents;
 use crate::store::Fingerprinter;
 use crate::store::KeyRing;
 use crate::store::LimitCounters;
 use crate::store::Recorder;
+use crate::store::Sources;
 use crate::store::StoreError;
 use crate::telemetry::log;
 use crate::telemetry::metrics::Metrics;
@@ -166,6 +177,11 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
     );
     let aliases = Arc::new(AliasBook::default());
     let gateway = gateway.with_aliases(Arc::clone(&aliases));
+    let (library, embedder) = (library(&config), embedder(&gateway));
+    let gateway = match &database {
+        Some(_) => gateway.with_search(search(&library.searcher)),
+        None => gateway,
+    };
     let trainer = config.trainer_place(policy_settings.simulator.as_ref())?;
     let sender = hook_sender(&config, &upstreams)?;
     let hooks = match &database {
@@ -183,6 +199,9 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
         let jobs = move_jobs(&config, database, &trainer, &upstreams, &metrics)?;
         tasks.push(("fine-tune jobs", jobs));
         tasks.push(("aliases", keep_aliases(database.clone(), Arc::clone(&aliases), &metrics)));
+        let fetcher = fetcher(&config, &upstreams)?;
+        let refresh = refresh(database.clone(), &library, embedder, fetcher, &metrics);
+        tasks.push(("documents", refresh));
         tasks.push(("canaries", compare_canaries(database.clone(), arguments.simulate)));
     }
     let (readiness, board) = (Arc::new(Readiness::default()), Board::default());
@@ -201,7 +220,7 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
         &health,
         policies,
         ledger,
-        (trainer, sender),
+        (trainer, sender, library),
     )?;
     tasks.push(("control plane", control));
     tasks.push((
@@ -474,14 +493,15 @@ fn control_plane(
     health: &Health,
     policy: PolicyParts,
     store: Option<(Arc<Recorder>, Database)>,
-    ways_out: (Place, Arc<hooks::Sender>),
+    (trainer, sender, library): (Place, Arc<hooks::Sender>, Library),
 ) -> Result<Task, AppError> {
     let address = config.control.listen;
     let listener = admin::bind(address).map_err(|source| StartError::Listen { address, source })?;
     let (metrics, health) = (Arc::clone(metrics), health.clone());
     let token = environment.admin_token();
     Ok(Box::pin(async move {
-        let router = admin::router(metrics, health, policy, store, token, ways_out);
+        let router =
+            admin::router(metrics, health, policy, store, token, (trainer, sender), library);
         if let Err(error) = admin::serve(listener, router).await {
             tracing::error!(%error, "the control plane stopped");
         }
@@ -545,8 +565,65 @@ fn move_jobs(
     }))
 }
 
+/// Documents: what searches them is there once the process has begun.
+fn library(config: &Config) -> Library {
+    let secret = config.firecrawl.webhook_secret.clone();
+    let secret = (!secret.is_empty()).then(|| Arc::new(SecretString::from(secret)));
+    let outbound = config.outbound.allow.clone();
+    Library { searcher: Arc::default(), outbound, firecrawl_secret: secret }
+}
+
+/// How apps search.
+fn search(searcher: &Arc<OnceLock<Searcher>>) -> Search {
+    let searcher = Arc::clone(searcher);
+    Arc::new(move |body| {
+        let searcher = searcher.get().cloned();
+        Box::pin(async move {
+            let away =
+                || ApiError::new(503, "api_error", "server_overloaded", "The gateway starts.");
+            let answer = searcher.ok_or_else(away)?.answer(&body).await?;
+            Ok(answer.to_string().into())
+        })
+    })
+}
+
+fn fetcher(config: &Config, upstreams: &Arc<Upstreams>) -> Result<Fetcher, AppError> {
+    let key = SecretString::from(config.firecrawl.api_key.clone());
+    let firecrawl = Firecrawl::new(&config.firecrawl.base_url, &key, Arc::clone(upstreams));
+    Ok(Fetcher { firecrawl: firecrawl.map_err(AppError::Other)? })
+}
+
+/// Refreshes sources, and lets their documents be searched.
+fn refresh(
+    database: Database,
+    library: &Library,
+    embedder: Embedder,
+    fetcher: Fetcher,
+    metrics: &Arc<Metrics>,
+) -> Task {
+    let (searcher, metrics) = (Arc::clone(&library.searcher), Arc::clone(metrics));
+    Box::pin(async move {
+        let (sources, documents) = match (Sources::of(&database), Documents::of(&database)) {
+            (Ok(sources), Ok(documents)) => (sources, documents),
+            (Err(error), _) | (_, Err(error)) => {
+                tracing::error!(%error, "documents cannot be used");
+                return;
+            }
+        };
+        let owner = Uuid::now_v7().to_string();
+        let searches = Searcher {
+            sources: sources.clone(),
+            documents: documents.clone(),
+            embedder: embedder.clone(),
+            metrics: Arc::clone(&metrics),
+        };
+        // It is set here alone.
+        let _ = searcher.set(searches);
+        Refresher { sources, documents, embedder, fetcher, metrics, owner }.run().await;
+    })
+}
+
 /// Makes vectors by the gateway's own `/v1/embeddings`.
-#[expect(dead_code, reason = "searching and refreshing begin to use it")]
 fn embedder(gateway: &Gateway) -> Embedder {
     let gateway = gateway.clone();
     Embedder::new(Arc::new(move |caller, body| {

@@ -137,6 +137,8 @@ pub struct Firecrawl {
     pub base_url: String,
     /// Its key.
     pub api_key: String,
+    /// Signs its webhooks, or is their bearer where they are not signed.
+    pub webhook_secret: String,
 }
 
 /// Where users' own URLs may lead: those of webhooks and of sources.
@@ -235,6 +237,7 @@ impl Default for Firecrawl {
         Self {
             base_url: "https://api.firecrawl.dev".to_owned(),
             api_key: "${FIRECRAWL_API_KEY}".to_owned(),
+            webhook_secret: "${FIRECRAWL_WEBHOOK_SECRET}".to_owned(),
         }
     }
 }
@@ -407,6 +410,9 @@ impl Config {
             "WEIR_TRAINER_API_KEY" => value.clone_into(&mut self.trainer.api_key),
             "WEIR_FIRECRAWL_BASE_URL" => value.clone_into(&mut self.firecrawl.base_url),
             "WEIR_FIRECRAWL_API_KEY" => value.clone_into(&mut self.firecrawl.api_key),
+            "WEIR_FIRECRAWL_WEBHOOK_SECRET" => {
+                value.clone_into(&mut self.firecrawl.webhook_secret);
+            }
             "WEIR_OUTBOUND_ALLOW" => self.outbound.allow = value.parse()?,
             "WEIR_LOG_LEVEL" => value.clone_into(&mut self.log.level),
             "WEIR_LOG_FORMAT" => self.log.format = log_format(value)?,
@@ -428,7 +434,8 @@ impl Config {
             "${OPENAI_API_KEY}".clone_into(&mut self.trainer.api_key);
         }
         let secret = &mut self.trainer.webhook_secret;
-        for key in [&mut self.trainer.api_key, secret, &mut self.firecrawl.api_key] {
+        let Firecrawl { api_key, webhook_secret, .. } = &mut self.firecrawl;
+        for key in [&mut self.trainer.api_key, secret, api_key, webhook_secret] {
             *key = expand(key, &settings).unwrap_or_default();
         }
         let mut needed: Vec<(&str, &mut String)> = vec![

@@ -11,7 +11,7 @@
 //! | [`openai`] | the API as data: request, stream, response, usage, error | | |
 //! | [`metering`] | prices, money, tokens | `openai` | `tiktoken_rs`, `regex_syntax`, `rustc_hash` |
 //! | [`redact`] | secrets and personal data in text | | `aho_corasick` |
-//! | [`policy`] | the policy folder: who gets which model, and why; checks, tests, reload | `openai`, `metering` | `cel`, `notify`, `regex`, `schemars`, `serde_saphyr` |
+//! | [`policy`] | the policy folder: who gets which model, and why; checks, tests, reload | `openai`, `metering` | `cel`, `notify`, `schemars`, `serde_saphyr` |
 //! | [`telemetry`] | every metric series, the log | `openai`, `metering` | `prometheus`, `tracing_subscriber` |
 //! | [`background`] | tasks beside the requests: when each ran last, what went wrong | | |
 //! | [`upstream`] | the way to a provider: connections, TLS, gates, retry budget | `openai`, `policy`, `telemetry` | `tokio_rustls`, `rustls_native_certs`, `reqwest` |

@@ -13,12 +13,14 @@ mod limits;
 mod models;
 mod policies;
 mod replay;
+mod sources;
 mod spend;
 mod webhook_shape;
 mod webhooks;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicU8;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
@@ -44,6 +46,7 @@ use utoipa_axum::routes;
 
 use crate::background::Board;
 use crate::background::Report;
+use crate::embeddings::search::Searcher;
 use crate::hooks::Sender;
 use crate::limits::Limits;
 use crate::openai::error::ApiError;
@@ -57,6 +60,7 @@ use crate::store::Recorder;
 use crate::store::StoreError;
 use crate::telemetry::metrics::Metrics;
 use crate::training::trainer::Place;
+use crate::upstream::outside::Allowed;
 
 pub use policies::Figures;
 pub use policies::PolicyParts;
@@ -116,6 +120,18 @@ struct Parts {
     trainer: Arc<Place>,
     sender: Arc<Sender>,
     idempotency: Option<Idempotency>,
+    library: Library,
+}
+
+/// Documents, as far as there is a store to keep them.
+#[derive(Clone, Default)]
+pub struct Library {
+    /// Searches them; there once the process has begun.
+    pub searcher: Arc<OnceLock<Searcher>>,
+    /// Where sources may lead beside the public internet.
+    pub outbound: Allowed,
+    /// What Firecrawl's webhooks are signed with or carry.
+    pub firecrawl_secret: Option<Arc<SecretString>>,
 }
 
 #[derive(OpenApi)]
@@ -148,6 +164,7 @@ pub fn router(
     store: Option<(Arc<Recorder>, Database)>,
     token: Option<SecretString>,
     (trainer, sender): (Place, Arc<Sender>),
+    library: Library,
 ) -> Router {
     let (recorder, database) = store.unzip();
     let ledger = database.as_ref().and_then(|database| {
@@ -171,6 +188,7 @@ pub fn router(
         trainer,
         sender,
         idempotency,
+        library,
     };
     let (router, description) = OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(healthz))
@@ -191,6 +209,7 @@ pub fn router(
         .merge(fine_tune_news::router())
         .merge(keys::router())
         .merge(aliases::router())
+        .merge(sources::router())
         .merge(webhooks::router())
         .split_for_parts();
     let description = idempotent::described(description);

@@ -10,6 +10,7 @@ mod migrate;
 mod models;
 mod policy;
 mod replay;
+mod sources;
 mod spend;
 mod tokens;
 mod validate;
@@ -54,6 +55,10 @@ enum Command {
     Dataset(dataset::Dataset),
     /// Makes fine-tune jobs, which a running gateway moves on, and shows how they are.
     Finetune(finetune::Finetune),
+    /// Sources of documents: where pages come from, and when.
+    Sources(sources::Sources),
+    /// Searches the documents of a source by words.
+    Search(sources::Search),
     /// Brings the store's schema up to date; `serve` does it too.
     Migrate(migrate::Migrate),
     /// Counts a request's or a text's tokens, and what it costs to send them.
@@ -104,6 +109,8 @@ pub fn run() -> ExitCode {
         Command::Interactions(arguments) => interactions::run(&arguments, json),
         Command::Dataset(arguments) => dataset::run(&arguments, json),
         Command::Finetune(arguments) => finetune::run(&arguments, json),
+        Command::Sources(arguments) => sources::run(&arguments, json),
+        Command::Search(arguments) => sources::search(&arguments, json),
         Command::Migrate(arguments) => migrate::run(&arguments, json),
         Command::Tokens(arguments) => tokens::run(&arguments, json),
         Command::Models(arguments) => models::run(&arguments, json),

@@ -255,12 +255,10 @@ impl Outline {
         let best = move |at: usize, place: &Place| {
             let near = |other: &&Place| other.position.abs_diff(place.position) < reach;
             let (before, after) = self.places.split_at(at);
-            let before = before.iter().rev().take_while(near);
-            let after = after.iter().skip(1).take_while(near);
-            before
-                .map(|other| other.rank < place.rank || other.rank == place.rank)
-                .all(|better| !better)
-                && after.map(|other| other.rank < place.rank).all(|better| !better)
+            let mut before = before.iter().rev().take_while(near);
+            let mut after = after.iter().skip(1).take_while(near);
+            before.all(|other| other.rank > place.rank)
+                && after.all(|other| other.rank >= place.rank)
         };
         let all = self.places.iter().enumerate();
         let cuts = all.filter(move |(at, place)| inside(place) && best(*at, place));

@@ -402,8 +402,11 @@ mod tests {
     #[derive(Clone)]
     struct Provider {
         asked: Arc<Mutex<Vec<usize>>>,
-        answer: Arc<dyn Fn(usize, &[String]) -> Posted + Send + Sync>,
+        answer: Answers,
     }
+
+    /// By the number of the request and its texts.
+    type Answers = Arc<dyn Fn(usize, &[String]) -> Posted + Send + Sync>;
 
     impl Provider {
         fn new(answer: impl Fn(usize, &[String]) -> Posted + Send + Sync + 'static) -> Self {

@@ -20,6 +20,7 @@ mod quota;
 mod radar;
 mod record;
 mod relay;
+mod search;
 mod tunnel;
 mod unattended;
 
@@ -57,6 +58,8 @@ pub use live::LiveView;
 pub use live::today;
 pub use radar::look as look_for_shutdowns;
 pub use relay::Reply;
+pub use search::Search;
+pub use search::Searching;
 
 use arms::Pruned;
 use attempts::Answer;
@@ -78,6 +81,7 @@ pub struct Gateway {
     recorder: Option<Arc<Recorder>>,
     access: Arc<Access>,
     aliases: Arc<AliasBook>,
+    search: Option<Search>,
     body_limit: u64,
 }
 
@@ -106,13 +110,29 @@ impl Gateway {
         body_limit: u64,
     ) -> Self {
         let (access, aliases) = (Arc::new(access), Arc::default());
-        Self { policy, upstreams, metrics, live, recorder, access, aliases, body_limit }
+        Self {
+            policy,
+            upstreams,
+            metrics,
+            live,
+            recorder,
+            access,
+            aliases,
+            search: None,
+            body_limit,
+        }
     }
 
     /// The same, with names that lead to promoted models.
     #[must_use]
     pub fn with_aliases(self, aliases: Arc<AliasBook>) -> Self {
         Self { aliases, ..self }
+    }
+
+    /// The same, with documents that apps may search.
+    #[must_use]
+    pub fn with_search(self, search: Search) -> Self {
+        Self { search: Some(search), ..self }
     }
 
     /// Answers one request. Whatever becomes of it, dropping its `Call` bills, counts and logs
@@ -125,6 +145,9 @@ impl Gateway {
         let (mut head, body) = request.into_parts();
         if head.uri.path() == feedback::PATH {
             return feedback::answer(self, &head, body).await;
+        }
+        if head.uri.path() == search::PATH {
+            return search::answer(self, &head, body).await;
         }
         let policy = self.policy.current();
         let mut call = Call::begin(&self.metrics, self.recorder.as_ref(), policy, &head);

@@ -192,6 +192,10 @@ pub struct Metrics {
     unknown_training_status: IntCounter,
     task_up: IntGaugeVec,
     task_failures: IntGaugeVec,
+    documents: IntGaugeVec,
+    source_runs: IntCounterVec,
+    chunks_embedded: IntCounter,
+    searches: IntCounterVec,
     alias_shares: GaugeVec,
     budgets: GaugeVec,
     redis_up: IntGauge,
@@ -402,6 +406,29 @@ impl Metrics {
                 "weir_training_unknown_status_total",
                 "Looks at fine-tune jobs whose trainer told a status that nobody knows",
             )?,
+            documents: gauges(
+                r,
+                "weir_embeddings_documents",
+                "Documents of the indexes that answer, by source and state",
+                &["source", "state"],
+            )?,
+            source_runs: counters(
+                r,
+                "weir_embeddings_runs_total",
+                "Refreshes of sources that ended here, by how",
+                &["state"],
+            )?,
+            chunks_embedded: counter(
+                r,
+                "weir_embeddings_chunks_embedded_total",
+                "Passages that were sent to an embedding model",
+            )?,
+            searches: counters(
+                r,
+                "weir_search_total",
+                "Searches, by outcome: ok, text_only, refused, failed",
+                &["outcome"],
+            )?,
             alias_shares: {
                 let (name, help) =
                     ("weir_alias_share", "Share of an alias's calls that a model gets, 0 to 1");
@@ -564,6 +591,29 @@ impl Metrics {
     /// Counts a look at a fine-tune job whose trainer says something new.
     pub fn unknown_training_status(&self) {
         self.unknown_training_status.inc();
+    }
+
+    /// Sets how many documents there are, by source and state.
+    pub fn documents<'a>(&self, counts: impl Iterator<Item = (&'a str, &'a str, i64)>) {
+        self.documents.reset();
+        for (source, state, count) in counts {
+            self.documents.with_label_values(&[source, state]).set(count);
+        }
+    }
+
+    /// Counts a refresh that ended.
+    pub fn source_run(&self, state: &str) {
+        self.source_runs.with_label_values(&[state]).inc();
+    }
+
+    /// Counts passages that were sent to an embedding model.
+    pub fn chunks_embedded(&self, chunks: u64) {
+        self.chunks_embedded.inc_by(chunks);
+    }
+
+    /// Counts a search.
+    pub fn search(&self, outcome: &str) {
+        self.searches.with_label_values(&[outcome]).inc();
     }
 
     /// Sets the shares, in percent, of the models that aliases lead to.

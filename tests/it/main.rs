@@ -36,6 +36,7 @@ mod routing;
 mod secure;
 mod shared_limits;
 mod smuggling;
+mod sources;
 mod spool;
 mod store;
 mod streams;
