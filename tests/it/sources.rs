@@ -1,0 +1,355 @@
+//! Documents as their users meet them: sources in, passages out, and nothing embedded twice.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+
+use serde_json::Value;
+use serde_json::json;
+
+use crate::support::Answer;
+use crate::support::Gateway;
+use crate::support::Raw;
+use crate::support::Upstream;
+use crate::support::cli::weir;
+use crate::support::eventually;
+use crate::support::exchange;
+use crate::support::gateway::Builder;
+use crate::support::http::Response;
+use crate::support::http::get;
+use crate::support::http::post;
+use crate::support::postgres::Postgres;
+use crate::support::rows::rows;
+
+fn control(gateway: &Gateway, request: impl AsRef<[u8]>) -> Response {
+    Raw::connect(gateway.control()).send(request).response().unwrap()
+}
+
+fn send(gateway: &Gateway, path: &str, body: &Value) -> Response {
+    control(gateway, post(path, body.to_string()))
+}
+
+fn read(gateway: &Gateway, path: &str) -> Value {
+    let answer = get(gateway.control(), path).unwrap();
+    assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+    answer.json()
+}
+
+fn simulated() -> Builder {
+    Gateway::before("http://127.0.0.1:1/v1").argument("--simulate")
+}
+
+/// The last run of a source, once it has ended.
+fn ended(gateway: &Gateway, source: &str, runs: usize) -> Value {
+    let path = format!("/api/embeddings/sources/{source}/runs");
+    let mut all = Value::Null;
+    eventually("the run has ended", || {
+        all = read(gateway, &path)["data"].clone();
+        let of = all.as_array().unwrap();
+        of.len() == runs && of[0]["finished_at"].is_string()
+    });
+    all[0].clone()
+}
+
+fn search(gateway: &Gateway, query: &str) -> Value {
+    let answer = send(gateway, "/api/search", &json!({"query": query, "source": "docs"}));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    answer.json()
+}
+
+fn page(n: usize, words: &str) -> Value {
+    json!({"name": format!("page{n}.md"), "text": format!("# Page {n}\n\n{words}\n")})
+}
+
+#[test]
+fn files_are_found_by_their_words_and_embedded_once_on_both_stores() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Postgres::start();
+    let stores = [format!("sqlite:{}/weir.db", folder.path().display()), server.create("docs")];
+    for store in stores {
+        let gateway = simulated().config(&format!("store: {store}")).start();
+        let made =
+            send(&gateway, "/api/embeddings/sources", &json!({"name": "docs", "kind": "files"}));
+        assert_eq!(made.status, 201, "{}", made.text());
+        let early = send(&gateway, "/api/search", &json!({"query": "x", "source": "docs"}));
+        early.assert_error(409, "invalid_request_error", "source_not_ready");
+        let files = json!({"files": [
+            page(1, "Budgets are refilled every day at midnight."),
+            page(2, "Keys are rotated with a grace of one hour."),
+            page(3, "The zebra crosses the river at dawn."),
+        ]});
+        let upload = "/api/embeddings/sources/docs/files";
+        assert_eq!(send(&gateway, upload, &files).status, 202);
+        let first = ended(&gateway, "docs", 1);
+        assert_eq!(first["state"], "succeeded", "{first}");
+        let counts = &first["counts"];
+        assert_eq!((&counts["pages_new"], &counts["chunks_embedded"]), (&json!(3), &json!(3)));
+        assert_eq!(search(&gateway, "zebra river")["data"][0]["url"], "file:page3.md");
+        let app =
+            exchange(&gateway, post("/api/search", r#"{"query":"grace of keys","source":"docs"}"#));
+        assert_eq!(app.json()["data"][0]["url"], "file:page2.md", "{}", app.text());
+        // The same again costs nothing.
+        assert_eq!(send(&gateway, upload, &files).status, 202);
+        let again = ended(&gateway, "docs", 2)["counts"].clone();
+        assert_eq!((&again["pages_unchanged"], &again["chunks_embedded"]), (&json!(3), &json!(0)));
+        assert_eq!(again["tokens"], 0);
+        // One page changes, and one goes.
+        let files = json!({"replace": true, "files": [
+            page(1, "Budgets are refilled every week."), page(2, "Keys are rotated with a grace of one hour."),
+        ]});
+        assert_eq!(send(&gateway, upload, &files).status, 202);
+        let changed = ended(&gateway, "docs", 3)["counts"].clone();
+        assert_eq!(
+            (&changed["pages_changed"], &changed["chunks_embedded"], &changed["pages_removed"]),
+            (&json!(1), &json!(1), &json!(1))
+        );
+        assert_ne!(search(&gateway, "zebra river")["data"][0]["url"], "file:page3.md");
+        let spend = rows(&store, "select distinct route from interactions").unwrap();
+        assert_eq!(spend, [["embeddings:docs"]], "what is embedded is in the ledger");
+        eventually("the metric tells of it", || {
+            let metrics = get(gateway.control(), "/metrics").unwrap().text();
+            metrics.contains(r#"weir_embeddings_documents{source="docs",state="indexed"} 2"#)
+        });
+        // Another chunking is another index, which takes over when it is whole.
+        let patch = json!({"chunking": {"max_tokens": 100, "min_tokens": 40, "overlap_tokens": 0}});
+        let patch = format!(
+            "PATCH /api/embeddings/sources/docs HTTP/1.1\r\nhost: g\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{patch}",
+            patch.to_string().len()
+        );
+        assert_eq!(control(&gateway, patch).status, 200);
+        assert_eq!(send(&gateway, "/api/embeddings/sources/docs/refresh", &json!({})).status, 202);
+        let rebuilt = ended(&gateway, "docs", 4);
+        assert_eq!(rebuilt["state"], "succeeded", "{rebuilt}");
+        let back = send(&gateway, "/api/embeddings/indexes/docs/rollback", &json!({}));
+        assert_eq!((back.status, &back.json()["generation"]), (200, &json!(1)), "{}", back.text());
+        assert_eq!(search(&gateway, "rotated")["data"][0]["url"], "file:page2.md");
+        let gone = "DELETE /api/embeddings/sources/docs HTTP/1.1\r\nhost: g\r\n\r\n";
+        assert_eq!(control(&gateway, gone).json()["deleted"], true);
+        let none = send(&gateway, "/api/search", &json!({"query": "x", "source": "docs"}));
+        none.assert_error(404, "invalid_request_error", "source_not_found");
+    }
+}
+
+/// A site as Firecrawl tells it: pages with their status, and how the crawl goes.
+#[derive(Default)]
+struct Site {
+    pages: Vec<(String, u16, String)>,
+    /// The crawl's end; `scraping` for one that never comes.
+    status: String,
+    failed: usize,
+    /// Whether the cloud's pages of answers are given.
+    paged: bool,
+    crawls: usize,
+}
+
+impl Site {
+    fn of(pages: &[(&str, u16, &str)]) -> Self {
+        let page =
+            |&(url, status, text): &(&str, u16, &str)| (url.to_owned(), status, text.to_owned());
+        Self {
+            pages: pages.iter().map(page).collect(),
+            status: "completed".to_owned(),
+            ..Self::default()
+        }
+    }
+
+    fn answer(&mut self, method: &str, target: &str) -> Answer {
+        let document = |(path, status, text): &(String, u16, String)| {
+            let url = format!("http://127.0.0.10:8099{path}");
+            json!({"markdown": text, "metadata": {"title": path, "statusCode": status,
+                "sourceURL": url, "url": url, "contentType": "text/html"}})
+        };
+        let all: Vec<Value> = self.pages.iter().map(document).collect();
+        let answer = match (method, target) {
+            ("POST", "/v2/crawl") => {
+                self.crawls += 1;
+                json!({"success": true, "id": "c1", "url": "x"})
+            }
+            ("POST", "/v2/scrape") => json!({"success": true, "data": all[0]}),
+            ("GET", "/v2/crawl/c1/errors") => {
+                json!({"errors": vec![json!({"id": "e"}); self.failed], "robotsBlocked": []})
+            }
+            ("GET", "/v2/crawl/c1") if self.paged => json!({"success": true, "status": self.status,
+                "total": all.len(), "completed": all.len(), "data": all[..1],
+                // Another host, which must not be asked.
+                "next": "http://10.9.9.9/v2/crawl/c1?skip=1"}),
+            ("GET", "/v2/crawl/c1?skip=1") => {
+                json!({"success": true, "status": self.status, "data": all[1..]})
+            }
+            ("GET", "/v2/crawl/c1") => json!({"success": true, "status": self.status,
+                "total": all.len(), "completed": all.len(), "data": all}),
+            _ => return Answer::json(404, r#"{"success":false,"error":"Job not found"}"#),
+        };
+        Answer::json(200, answer.to_string())
+    }
+}
+
+fn crawled(site: Site) -> (Gateway, Arc<Mutex<Site>>, Upstream) {
+    let site = Arc::new(Mutex::new(site));
+    let told = Arc::clone(&site);
+    let firecrawl = Upstream::with(move |_, request| {
+        told.lock().unwrap().answer(&request.method, &request.target)
+    });
+    let base = firecrawl.base_url().trim_end_matches("/v1").to_owned();
+    let config = format!(
+        "firecrawl: {{ base_url: \"{base}\", api_key: fc-1 }}\noutbound: {{ allow: 127.0.0.10 }}"
+    );
+    let gateway = simulated().config(&config).start();
+    let made = send(
+        &gateway,
+        "/api/embeddings/sources",
+        &json!({"name": "docs", "kind": "crawl",
+        "url": "http://127.0.0.10:8099/", "deadline_s": 20}),
+    );
+    assert_eq!(made.status, 201, "{}", made.text());
+    (gateway, site, firecrawl)
+}
+
+fn refresh(gateway: &Gateway, runs: usize) -> Value {
+    assert_eq!(send(gateway, "/api/embeddings/sources/docs/refresh", &json!({})).status, 202);
+    ended(gateway, "docs", runs)
+}
+
+#[test]
+fn a_crawl_takes_pages_in_leaves_errors_out_and_forgets_what_is_gone_twice() {
+    let site = Site::of(&[
+        ("/a", 200, "The gateway counts tokens."),
+        ("/a", 200, "The gateway counts tokens."),
+        ("/b#top", 200, "Budgets are refilled."),
+        ("/gone", 404, "Error response"),
+        ("/empty", 200, " "),
+    ]);
+    let (gateway, site, firecrawl) = crawled(site);
+    let first = ended(&gateway, "docs", 1);
+    let counts = &first["counts"];
+    assert_eq!((&first["state"], &counts["pages_new"]), (&json!("partial"), &json!(2)), "{first}");
+    assert_eq!(counts["pages_failed"], json!({"not_found": 1, "empty": 1}));
+    assert_eq!(search(&gateway, "tokens")["data"][0]["url"], "http://127.0.0.10:8099/a");
+    let asked = firecrawl.requests();
+    let body: Value = serde_json::from_slice(&asked[0].body).unwrap();
+    assert_eq!(body["scrapeOptions"], json!({"formats": ["markdown"], "maxAge": 0}));
+    assert_eq!(asked[0].header("authorization"), Some("Bearer fc-1"));
+    // A page that a complete crawl does not bring is gone the second time.
+    let only = |pages| *site.lock().unwrap() = Site::of(pages);
+    only(&[("/a", 200, "The gateway counts tokens.")]);
+    for (runs, removed) in [(2, 0), (3, 1)] {
+        let run = refresh(&gateway, runs);
+        assert_eq!(run["state"], "succeeded", "{run}");
+        assert_eq!(run["counts"]["pages_removed"], removed, "{run}");
+        assert_eq!(run["counts"]["chunks_embedded"], 0);
+    }
+    assert!(
+        search(&gateway, "Budgets")["data"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|hit| { hit["url"] == "http://127.0.0.10:8099/a" })
+    );
+    // A page that says 404 goes at once.
+    only(&[("/a", 404, "Not found"), ("/new", 200, "Something new.")]);
+    assert_eq!(refresh(&gateway, 4)["counts"]["pages_removed"], 1);
+}
+
+#[test]
+fn a_crawl_that_fails_or_brings_less_deletes_nothing_and_the_index_answers_on() {
+    let (gateway, site, _firecrawl) = crawled(Site::of(&[
+        ("/a", 200, "Alpha words."),
+        ("/b", 200, "Beta words."),
+        ("/c", 200, "Gamma words."),
+    ]));
+    assert_eq!(ended(&gateway, "docs", 1)["state"], "succeeded");
+    let told = |pages: &[(&str, u16, &str)], status: &str, failed| {
+        *site.lock().unwrap() = Site { status: status.to_owned(), failed, ..Site::of(pages) };
+    };
+    let less: &[_] = &[("/a", 200, "Alpha words.")];
+    for (runs, (status, failed)) in
+        [("failed", 0), ("completed", 2), ("completed", 0)].into_iter().enumerate()
+    {
+        told(less, status, failed);
+        for again in 0..2 {
+            let run = refresh(&gateway, 2 + 2 * runs + again);
+            assert_eq!(
+                (&run["state"], &run["counts"]["pages_removed"]),
+                (&json!("partial"), &json!(0)),
+                "{run}"
+            );
+        }
+    }
+    assert_eq!(search(&gateway, "Gamma")["data"][0]["url"], "http://127.0.0.10:8099/c");
+}
+
+#[test]
+fn the_clouds_answers_come_in_pages_and_the_key_stays_on_its_server() {
+    let site = Site { paged: true, ..Site::of(&[("/a", 200, "Alpha."), ("/b", 200, "Beta.")]) };
+    let (gateway, ..) = crawled(site);
+    let run = ended(&gateway, "docs", 1);
+    assert_eq!(
+        (&run["state"], &run["counts"]["pages_new"]),
+        (&json!("succeeded"), &json!(2)),
+        "{run}"
+    );
+}
+
+#[test]
+fn a_gateway_that_dies_in_a_crawl_is_followed_by_one_that_goes_on_with_it() {
+    let site = Site { status: "scraping".to_owned(), ..Site::of(&[("/a", 200, "Alpha words.")]) };
+    let (mut gateway, site, _firecrawl) = crawled(site);
+    eventually("the crawl goes on", || site.lock().unwrap().crawls == 1);
+    let store = format!("sqlite:{}", gateway.folder().join("data/weir.db").display());
+    eventually("its job is written down", || {
+        rows(&store, "select jobs from embedding_runs").unwrap() == [["[\"crawl/c1\"]"]]
+    });
+    gateway.kill();
+    rows(&store, "update embedding_runs set lease_until = 0 returning id").unwrap();
+    site.lock().unwrap().status = "completed".to_owned();
+    gateway.start_again();
+    let run = ended(&gateway, "docs", 1);
+    assert_eq!((&run["state"], &run["attempts"]), (&json!("succeeded"), &json!(2)), "{run}");
+    assert_eq!(site.lock().unwrap().crawls, 1, "it is not begun again");
+}
+
+#[test]
+fn sources_are_kept_from_the_command_line() {
+    let gateway = simulated().start();
+    let folder = gateway.folder();
+    std::fs::write(folder.join("guide.md"), "# Guide\n\nThe zebra crosses the river.\n").unwrap();
+    let run = |arguments: &[&str]| weir(folder, arguments, "");
+    let (code, out, error) = run(&["sources", "add", "docs", "--kind", "files", "guide.md"]);
+    assert_eq!((code, out.as_str()), (Some(0), "docs is added\n"), "{error}");
+    let (code, out, error) = run(&["sources", "refresh", "docs", "--wait"]);
+    assert!(code == Some(0) && out.contains("succeeded"), "{out}{error}");
+    let (code, out, _) = run(&["search", "zebra", "--source", "docs"]);
+    assert!(code == Some(0) && out.contains("file:guide.md"), "{out}");
+    let (_, out, _) = run(&["sources", "list"]);
+    assert!(out.starts_with("docs  files  -  succeeded"), "{out}");
+    let (code, _, error) = run(&["sources", "add", "x", "--url", "http://10.0.0.1/"]);
+    assert!(code == Some(1) && error.contains("not a public address"), "{error}");
+    let (code, out, _) = run(&["sources", "delete", "docs"]);
+    assert_eq!((code, out.as_str()), (Some(0), "docs is gone, and 1 documents with it\n"));
+}
+
+#[test]
+fn firecrawls_webhooks_are_believed_only_with_the_secret() {
+    let gateway = simulated().config("firecrawl: { webhook_secret: s3cret }").start();
+    let made = send(&gateway, "/api/embeddings/sources", &json!({"name": "docs", "kind": "files"}));
+    let id = made.json()["id"].as_str().unwrap().to_owned();
+    let hook = |header: &str| {
+        let body = r#"{"type":"monitor.page","id":"m1"}"#;
+        let request = format!(
+            "POST /hooks/firecrawl/{id} HTTP/1.1\r\nhost: g\r\n{header}content-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        control(&gateway, request)
+    };
+    hook("").assert_error(401, "invalid_request_error", "invalid_signature");
+    hook("x-firecrawl-signature: sha256=00ff\r\n").assert_error(
+        401,
+        "invalid_request_error",
+        "invalid_signature",
+    );
+    assert_eq!(hook("authorization: Bearer s3cret\r\n").status, 200);
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, b"s3cret");
+    let tag = ring::hmac::sign(&key, br#"{"type":"monitor.page","id":"m1"}"#);
+    let hex: String = tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(hook(&format!("x-firecrawl-signature: sha256={hex}\r\n")).status, 200);
+    assert_eq!(ended(&gateway, "docs", 1)["trigger"], "webhook");
+}
