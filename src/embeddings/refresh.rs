@@ -166,7 +166,9 @@ impl Refresher {
                 return;
             }
             // What the store does not take now is taken up when the lease is over.
-            Err(Stop::Store(error)) if run.attempts < MOST_ATTEMPTS => {
+            Err(Stop::Store(error @ StoreError::Unavailable { .. }))
+                if run.attempts < MOST_ATTEMPTS =>
+            {
                 tracing::warn!(run = %id, %error, "a refresh waits for the store");
                 return;
             }

@@ -63,7 +63,7 @@ fn page(n: usize, words: &str) -> Value {
 #[test]
 fn files_are_found_by_their_words_and_embedded_once_on_both_stores() {
     let folder = tempfile::tempdir().unwrap();
-    let server = Postgres::start();
+    let server = Postgres::with_vectors();
     let stores = [format!("sqlite:{}/weir.db", folder.path().display()), server.create("docs")];
     for store in stores {
         let gateway = simulated().config(&format!("store: {store}")).start();
