@@ -743,6 +743,7 @@ fn server_settings(config: &Config, upgrade: bool) -> server::Settings {
         header_limit: usize::try_from(config.limits.header.0).unwrap_or(usize::MAX),
         header_timeout: config.limits.header_timeout.0,
         connections: config.limits.connections,
+        notice: config.drain_notice.0,
         drain: config.drain.0,
         upgrade,
         upgrade_socket: config.upgrade_socket.display().to_string(),

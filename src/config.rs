@@ -49,7 +49,9 @@ pub struct Config {
     pub spool: Spool,
     /// Bounds of requests and connections.
     pub limits: Limits,
-    /// Time that running answers get after SIGTERM.
+    /// How long connections are still taken after SIGTERM, while `/readyz` says no already.
+    pub drain_notice: Seconds,
+    /// Time that running answers get after that.
     pub drain: Seconds,
     /// Where a running process hands its sockets to a new one.
     pub upgrade_socket: PathBuf,
@@ -188,6 +190,7 @@ impl Default for Config {
             auth: Auth::Passthrough,
             spool: Spool::default(),
             limits: Limits::default(),
+            drain_notice: Seconds(Duration::from_millis(500)),
             drain: Seconds(Duration::from_secs(60)),
             upgrade_socket: "data/upgrade.sock".into(),
             trainer: Trainer::default(),
@@ -402,6 +405,7 @@ impl Config {
             "WEIR_LIMITS_HEADER" => self.limits.header = size(value)?,
             "WEIR_LIMITS_HEADER_TIMEOUT" => self.limits.header_timeout = seconds(value)?,
             "WEIR_LIMITS_CONNECTIONS" => self.limits.connections = number(value)?,
+            "WEIR_DRAIN_NOTICE" => self.drain_notice = seconds(value)?,
             "WEIR_DRAIN" => self.drain = seconds(value)?,
             "WEIR_UPGRADE_SOCKET" => self.upgrade_socket = value.into(),
             "WEIR_TRAINER_PROFILE" => value.clone_into(&mut self.trainer.profile),

@@ -1,8 +1,8 @@
 //! Markdown in chunks that are embedded one by one.
 //!
 //! Where a page is cut depends on what is near the cut alone: a place is one when it is the best of
-//! all within [`Chunking::reach`] tokens around it, a heading before a paragraph, and the outer
-//! heading before the inner one. So an edit changes the chunk that it is in, and seldom the one
+//! all within a reach of tokens (three eighths of the longest chunk) around it, a heading before a
+//! paragraph, and the outer heading before the inner one. So an edit changes the chunk that it is in, and seldom the one
 //! beside it, but never moves all the cuts that follow. What is still too long is split further by
 //! `text_splitter`.
 

@@ -20,7 +20,12 @@ use crate::telemetry::metrics::Metrics;
 const STEP: Duration = Duration::from_millis(20);
 
 /// Waits for the signal that ends the process; readiness flips first.
-pub(super) struct Drain(pub(super) Arc<Readiness>);
+pub(super) struct Drain {
+    pub(super) readiness: Arc<Readiness>,
+    /// How long connections are still taken after SIGTERM: a balancer that has not asked for
+    /// readiness since then sends some, and those in the socket's queue would be reset.
+    pub(super) notice: Duration,
+}
 
 #[async_trait]
 impl ShutdownSignalWatch for Drain {
@@ -38,7 +43,10 @@ impl ShutdownSignalWatch for Drain {
             _ = int.recv() => ShutdownSignal::FastShutdown,
             _ = quit.recv() => ShutdownSignal::GracefulUpgrade,
         };
-        self.0.stop();
+        self.readiness.stop();
+        if matches!(received, ShutdownSignal::GracefulTerminate) {
+            tokio::time::sleep(self.notice).await;
+        }
         tracing::info!("stopping: no new connections, running answers finish");
         received
     }

@@ -55,7 +55,9 @@ pub struct Settings {
     pub header_timeout: Duration,
     /// Client connections at the same time.
     pub connections: u32,
-    /// Time that running answers get after SIGTERM.
+    /// How long connections are still taken after SIGTERM, so that balancers notice.
+    pub notice: Duration,
+    /// Time that running answers get after that.
     pub drain: Duration,
     /// Takes the listening socket over from a running process.
     pub upgrade: bool,
@@ -131,7 +133,12 @@ pub fn run(
         on_exit: Box::new(on_exit),
     };
     server.add_service(background_service("keeper", keeper));
-    server.run(RunArgs { shutdown_signal: Box::new(Drain(Arc::clone(readiness))) });
+    server.run(RunArgs {
+        shutdown_signal: Box::new(Drain {
+            readiness: Arc::clone(readiness),
+            notice: settings.notice,
+        }),
+    });
     Ok(())
 }
 

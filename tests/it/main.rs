@@ -32,6 +32,7 @@ mod process;
 mod promotion;
 mod reload;
 mod replay;
+mod rolling;
 mod routing;
 mod secure;
 mod shared_limits;
