@@ -2,6 +2,7 @@
 
 pub(crate) mod answer;
 pub(crate) mod cli;
+pub(crate) mod collector;
 pub(crate) mod gateway;
 pub(crate) mod http;
 pub(crate) mod metrics;
