@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use std::sync::OnceLock;
 use std::sync::PoisonError;
 use std::time::Duration;
+use std::time::Instant;
 
 use http::Uri;
 use secrecy::SecretString;
@@ -76,6 +77,7 @@ use crate::store::Sources;
 use crate::store::StoreError;
 use crate::telemetry::log;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::traces::Tracer;
 use crate::training::dataset;
 use crate::training::poller::Poller;
 use crate::training::promotion;
@@ -84,6 +86,7 @@ use crate::training::trainer::Place;
 use crate::training::trainer::Trainer;
 use crate::upstream::SetupError;
 use crate::upstream::Upstreams;
+use crate::upstream::collector;
 use crate::upstream::outside::Outside;
 
 /// How often idle connections and dates are looked at.
@@ -100,6 +103,10 @@ const SHUTDOWNS_FIRST: Duration = Duration::from_secs(60);
 const SHUTDOWNS_EVERY: Duration = Duration::from_secs(24 * 3600);
 /// Longest wait at the start for what was used of limits before.
 const RESTORE: Duration = Duration::from_secs(5);
+/// Longest wait for one export of traces.
+const COLLECTOR_PATIENCE: Duration = Duration::from_secs(10);
+/// Longest wait for the last traces at the end.
+const LAST_TRACES: Duration = Duration::from_secs(5);
 /// Time for shipping when the drain has used up all of its own.
 const LEAST_SHIPPING: Duration = Duration::from_millis(500);
 
@@ -181,6 +188,11 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
     );
     let aliases = Arc::new(AliasBook::default());
     let gateway = gateway.with_aliases(Arc::clone(&aliases));
+    let tracer = traces(&config, &environment, &metrics, &mut tasks)?;
+    let gateway = match &tracer {
+        Some(tracer) => gateway.with_tracer(Arc::clone(tracer)),
+        None => gateway,
+    };
     let (library, embedder) = (library(&config), embedder(&gateway));
     let gateway = match &database {
         Some(_) => gateway.with_search(search(&library.searcher)),
@@ -242,16 +254,23 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
     let settings = server_settings(&config, arguments.upgrade);
     tracing::info!(listen = %config.listen, control = %config.control.listen, simulate = arguments.simulate, "starting");
     let log = Arc::new(log);
-    let at_end =
-        (recorder.clone(), Arc::clone(&log), Arc::clone(&limits), Mutex::new(Some(last_counters)));
+    let at_end = (recorder.clone(), Arc::clone(&log), Arc::clone(&limits), tracer);
+    let last_counters = Mutex::new(Some(last_counters));
     let watched = |(name, task)| (name, board.watch(name, task));
     let tasks = tasks.into_iter().map(watched).collect();
     server::run(&settings, gateway, &metrics, &readiness, tasks, move |patience| {
-        let (recorder, log, limits, counters) = &at_end;
+        let (recorder, log, limits, tracer) = &at_end;
+        let deadline = Instant::now() + patience;
+        // They go on their way while the rest is written down.
+        let traces = tracer.as_ref().map(|tracer| tracer.flush());
         limits.leave(LEAST_SHIPPING);
-        write_last(counters, patience);
+        write_last(&last_counters, patience);
         if let Some(recorder) = recorder {
             recorder.close(patience.max(LEAST_SHIPPING));
+        }
+        if let Some(traces) = traces {
+            let left = deadline.saturating_duration_since(Instant::now());
+            traces.wait(left.clamp(LEAST_SHIPPING, LAST_TRACES));
         }
         log.flush();
     })?;
@@ -420,6 +439,20 @@ fn access(
     }
     let fingerprints = Fingerprinter::new(secret.as_ref(), spool);
     Ok(Access { requires_key, keys, fingerprints, limits })
+}
+
+/// What hands out traces, where there are any; what exports them joins the tasks.
+fn traces(
+    config: &Config,
+    environment: &Environment,
+    metrics: &Arc<Metrics>,
+    tasks: &mut Vec<(&'static str, Task)>,
+) -> Result<Option<Arc<Tracer>>, AppError> {
+    let Some(settings) = config.traces(environment)? else { return Ok(None) };
+    let client = collector::client(COLLECTOR_PATIENCE).map_err(AppError::Other)?;
+    let (tracer, task) = Tracer::new(settings, client, Arc::clone(metrics));
+    tasks.push(("traces", Box::pin(task)));
+    Ok(Some(tracer))
 }
 
 fn keep_keys(

@@ -12,7 +12,7 @@
 //! | [`metering`] | prices, money, tokens | `openai` | `tiktoken_rs`, `regex_syntax`, `rustc_hash` |
 //! | [`redact`] | secrets and personal data in text | | `aho_corasick` |
 //! | [`policy`] | the policy folder: who gets which model, and why; checks, tests, reload | `openai`, `metering` | `cel`, `notify`, `schemars`, `serde_saphyr` |
-//! | [`telemetry`] | every metric series, the log | `openai`, `metering` | `prometheus`, `tracing_subscriber` |
+//! | [`telemetry`] | every metric series, the log, traces | `openai`, `metering`, `background` | `prometheus`, `tracing_subscriber`, `opentelemetry`, `opentelemetry_http`, `opentelemetry_otlp`, `opentelemetry_sdk` |
 //! | [`background`] | tasks beside the requests: when each ran last, what went wrong | | |
 //! | [`upstream`] | the way to a provider: connections, TLS, gates, retry budget | `openai`, `policy`, `telemetry` | `tokio_rustls`, `rustls_native_certs`, `reqwest` |
 //! | [`store`] | whatever outlives the process: spool, database, ledger, objects | `openai`, `metering`, `telemetry`, `background`, `redact` | `sqlx`, `crc32fast`, `half`, `object_store`, `subtle`, `thread_priority` |

@@ -48,5 +48,6 @@ mod suggest;
 mod support;
 mod token_corpus;
 mod tokens;
+mod traces;
 mod unattended;
 mod webhooks;
