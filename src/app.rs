@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use http::Uri;
 use secrecy::SecretString;
+use serde_json::Value;
 use serde_json::json;
 use thiserror::Error;
 use uuid::Uuid;
@@ -108,6 +109,9 @@ const COLLECTOR_PATIENCE: Duration = Duration::from_secs(10);
 const LAST_TRACES: Duration = Duration::from_secs(5);
 /// Time for shipping when the drain has used up all of its own.
 const LEAST_SHIPPING: Duration = Duration::from_millis(500);
+
+/// Longest wait for the ledger at the end of a command; what is left waits in the spool.
+const LAST_ROWS: Duration = Duration::from_secs(5);
 
 /// What events of the policy are about: they arrive in order.
 const POLICY: &str = "policy";
@@ -300,6 +304,53 @@ pub fn simulate(arguments: &cli::Simulate) -> Result<(), AppError> {
             .await
             .map_err(|error| AppError::Other(error.to_string()))
     })
+}
+
+/// Answers the body of a search as a gateway of these settings does: its policy chooses who makes
+/// the question's vector, its limits hold, and its ledger has the call.
+///
+/// # Errors
+/// What keeps a gateway from starting, or the search itself is refused.
+pub fn search_once(settings: Option<&Path>, body: &Value) -> Result<Value, AppError> {
+    let environment = Environment::of_process();
+    let config = Config::load(settings, &environment)?;
+    let off = || AppError::Other("`store` is off: there are no documents".to_owned());
+    let database = config.open_store(&environment)?.ok_or_else(off)?;
+    let mut policy_settings = environment.for_policies();
+    policy_settings.today = Some(today());
+    let policy = Policy::load(&config.policies, &policy_settings)?;
+    let metrics = Arc::new(Metrics::new()?);
+    let upstreams = Arc::new(Upstreams::new(&policy)?);
+    let policy = Arc::new(PolicyHandle::new(policy));
+    let recorder = start_recorder(&config, &environment, Some(&database), &metrics)?;
+    let (limits, courier) = limits(&config, &metrics)?;
+    let access = access(&config, &environment, Some(&database), Arc::clone(&limits))?;
+    // What was used before counts; what this call uses is in the ledger.
+    keep_limits(&limits, &policy, &metrics, Some(&database))?;
+    let gateway = Gateway::new(
+        policy,
+        upstreams,
+        Arc::clone(&metrics),
+        Arc::default(),
+        recorder.clone(),
+        access,
+        config.limits.body.0,
+    );
+    let embedder = embedder(&gateway);
+    let answer = cli::wait_for(async {
+        if let Some(courier) = courier {
+            tokio::spawn(courier.run());
+        }
+        database.migrate().await?;
+        let (sources, documents) = (Sources::of(&database)?, Documents::of(&database)?);
+        let searcher = Searcher { sources, documents, embedder, metrics };
+        let answer = searcher.answer(body.to_string().as_bytes()).await;
+        answer.map_err(|error| AppError::Other(error.message.to_string()))
+    })?;
+    if let Some(recorder) = recorder {
+        recorder.close(LAST_ROWS);
+    }
+    answer
 }
 
 /// Says which upstreams get no key at all, where callers' keys are not for them.
@@ -623,7 +674,11 @@ fn search(searcher: &Arc<OnceLock<Searcher>>) -> Search {
 fn fetcher(config: &Config, upstreams: &Arc<Upstreams>) -> Result<Fetcher, AppError> {
     let key = SecretString::from(config.firecrawl.api_key.clone());
     let firecrawl = Firecrawl::new(&config.firecrawl.base_url, &key, Arc::clone(upstreams));
-    Ok(Fetcher { firecrawl: firecrawl.map_err(AppError::Other)? })
+    let outside = Outside::new(config.outbound.allow.clone(), HOOK_PATIENCE);
+    Ok(Fetcher {
+        firecrawl: firecrawl.map_err(AppError::Other)?,
+        outside: outside.map_err(AppError::Other)?,
+    })
 }
 
 /// Refreshes sources, and lets their documents be searched.
