@@ -175,6 +175,7 @@ fn records(c: &mut Criterion) {
         usage: Some(usage),
         usage_estimated: false,
         cost: bill().cost,
+        asked_cost: None,
     };
     let call = interaction();
     let mut record = Vec::new();

@@ -90,6 +90,19 @@ impl Postgres {
         self.url(database)
     }
 
+    /// Dumps a database as `pg_dump` does; returns the file.
+    pub(crate) fn dump(&self, database: &str) -> String {
+        let file = self.folder.path().join("dump").display().to_string();
+        done(self.command("pg_dump").args(["-Fc", "-f", &file, &self.url(database)]));
+        file
+    }
+
+    /// Restores a dump into an empty database.
+    pub(crate) fn restore(&self, database: &str, dump: &Path) {
+        let into = format!("--dbname={}", self.url(database));
+        done(self.command("pg_restore").args(["--exit-on-error", &into]).arg(dump));
+    }
+
     fn data(&self) -> String {
         self.folder.path().join("data").to_str().unwrap().to_owned()
     }
