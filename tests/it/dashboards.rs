@@ -398,6 +398,29 @@ fn alerts_fire_when_they_should_and_not_otherwise() {
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stdout));
 }
 
+#[test]
+fn every_alert_has_a_test_and_says_what_to_do() {
+    let [rules] = &yaml("dashboards/rules/alerts.yaml")[..] else { panic!("one document") };
+    let [tests] = &yaml("dashboards/rules/tests/alerts.yaml")[..] else { panic!("one document") };
+    let cases = tests["tests"].as_array().unwrap().iter();
+    let cases: Vec<&Value> =
+        cases.flat_map(|test| test["alert_rule_test"].as_array().unwrap()).collect();
+    let documented = read("docs/operating.md");
+    for rule in rules["groups"][0]["rules"].as_array().unwrap() {
+        let name = rule["alert"].as_str().unwrap();
+        let fires = |case: &&&Value| case["exp_alerts"].as_array().is_some_and(|a| !a.is_empty());
+        let of_it: Vec<&&Value> = cases.iter().filter(|case| case["alertname"] == name).collect();
+        assert!(of_it.iter().any(&fires), "{name} fires in a test");
+        assert!(of_it.iter().any(|case| !fires(case)), "{name} is silent in a test");
+        let row = documented.lines().find(|line| {
+            let first = line.strip_prefix("| `").and_then(|rest| rest.split('|').next());
+            first.is_some_and(|first| first.contains(&format!("{name}`")))
+        });
+        let row = row.unwrap_or_else(|| panic!("{name} is not in docs/operating.md"));
+        assert_eq!(row.matches('|').count(), 4, "{row}");
+    }
+}
+
 fn yaml(path: &str) -> Vec<Value> {
     let text = read(path);
     text.split("\n---\n").map(|part| serde_saphyr::from_str(part).unwrap()).collect()

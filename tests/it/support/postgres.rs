@@ -108,7 +108,9 @@ impl Postgres {
     }
 
     fn command(&self, program: &str) -> Command {
-        let program = self.programs.join(program);
+        // Who puts the server's programs into the PATH may have left the clients' where they were.
+        let beside = self.programs.join(program);
+        let program = if beside.exists() { beside } else { PathBuf::from(program) };
         let mut command = if is_root() {
             let mut command = Command::new("runuser");
             command.args(["-u", "postgres", "--"]).arg(program);
