@@ -2,9 +2,9 @@
 
 pub(crate) mod answer;
 pub(crate) mod cli;
+pub(crate) mod collector;
 pub(crate) mod embeddings;
 pub(crate) mod firecrawl;
-pub(crate) mod collector;
 pub(crate) mod gateway;
 pub(crate) mod http;
 pub(crate) mod library;
