@@ -19,6 +19,7 @@ use prometheus::IntGauge;
 use prometheus::IntGaugeVec;
 use prometheus::Registry;
 use prometheus::TextEncoder;
+use prometheus::proto::MetricFamily;
 
 use crate::metering::cost::Usd;
 use crate::openai::usage::Usage;
@@ -26,6 +27,9 @@ use crate::openai::usage::Usage;
 use super::cost::CostCounter;
 use super::cost::CostSeries;
 use super::cost::Spenders;
+use super::exemplars::Exemplars;
+use super::exemplars::Lasts;
+use super::openmetrics;
 use super::room::Histograms;
 use super::room::Lazy;
 use super::room::OTHER;
@@ -38,6 +42,7 @@ use super::shelf::gauge;
 use super::shelf::gauges;
 use super::shelf::histogram;
 use super::shelf::histograms;
+use super::traces::TraceId;
 
 const CALL: &[&str] = &[
     "gen_ai_operation_name",
@@ -126,6 +131,12 @@ const COST_LARGE: usize = 950_000;
 const REROUTED_OWN: usize = 60_000;
 /// What the histograms of calls may take up together.
 const HISTOGRAMS: usize = 3_500_000;
+/// What becomes of a span: it is taken by the collector, lost because too many wait, or lost because
+/// the collector does not take it.
+pub const SPAN_OUTCOMES: [&str; 3] = ["exported", "dropped", "failed"];
+
+const DURATION: &str = "gen_ai_server_request_duration_seconds";
+const FIRST_TOKEN: &str = "gen_ai_server_time_to_first_token_seconds";
 
 /// Errors of estimates, as shares of what was reported.
 const ERROR_BUCKETS: &[f64] = &[0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0];
@@ -194,6 +205,8 @@ pub struct Observation {
     /// What the same usage costs at the model that was asked for, where another one answered and
     /// both have a price.
     pub asked_cost: Option<Usd>,
+    /// Its trace, where that is kept.
+    pub trace: Option<TraceId>,
 }
 
 /// The series of one set of labels, looked up once.
@@ -216,6 +229,14 @@ struct Series {
     decisions: Option<IntCounter>,
     unpriced: IntCounter,
     estimated: IntCounter,
+    /// The last traced calls; there from the first one on.
+    traced: OnceLock<Traced>,
+}
+
+/// The last traced calls of a set of labels, by bucket.
+struct Traced {
+    duration: Arc<Lasts>,
+    first_token: Arc<Lasts>,
 }
 
 type SetGauges = Box<dyn Fn(&Metrics) + Send + Sync>;
@@ -275,6 +296,9 @@ pub struct Metrics {
     redis_up: IntGauge,
     redis_calls: IntCounter,
     gateways: IntGauge,
+    trace_spans: IntCounterVec,
+    duration_exemplars: Exemplars,
+    first_token_exemplars: Exemplars,
     /// Series by their joined label values: one look-up for a call instead of a dozen.
     calls: DashMap<String, Arc<Series>>,
     /// What sets gauges before a scrape.
@@ -330,6 +354,15 @@ impl Metrics {
         for reason in AUTH_FAILURES {
             auth_failures.with_label_values(&[reason]);
         }
+        let trace_spans = counters(
+            r,
+            "weir_trace_spans_total",
+            "Spans of traces, by what became of them",
+            &["outcome"],
+        )?;
+        for outcome in SPAN_OUTCOMES {
+            trace_spans.with_label_values(&[outcome]);
+        }
         // The statuses are known: an alert needs the 0 before the first job.
         let training_jobs =
             gauges(r, "weir_training_jobs", "Fine-tune jobs in the store by status", &["status"])?;
@@ -360,13 +393,13 @@ impl Metrics {
         };
         Ok(Self {
             duration: models(
-                "gen_ai_server_request_duration_seconds",
+                DURATION,
                 "From the request's first byte to the answer's last",
                 CALL,
                 DURATION_BUCKETS,
             )?,
             first_token: models(
-                "gen_ai_server_time_to_first_token_seconds",
+                FIRST_TOKEN,
                 "From the request's first byte to the first event of a stream",
                 CALL,
                 FIRST_TOKEN_BUCKETS,
@@ -584,6 +617,9 @@ impl Metrics {
             )?,
             gateways: gauge(r, "weir_gateways", "Gateways that share limits, as last seen")?,
             redis_calls: counter(r, "weir_redis_calls_total", "Round trips to Redis for limits")?,
+            trace_spans,
+            duration_exemplars: Exemplars::new(DURATION_BUCKETS, CALL),
+            first_token_exemplars: Exemplars::new(FIRST_TOKEN_BUCKETS, CALL),
             calls: DashMap::new(),
             before_scrape: OnceLock::new(),
             registry: shelf.registry,
@@ -606,6 +642,9 @@ impl Metrics {
         if let Some(first) = seen.first_token {
             series.first_token.observe(first.as_secs_f64(), || self.first_token.of(&call));
         }
+        if let Some(trace) = seen.trace {
+            self.note_traced(&series, labels, seen, trace);
+        }
         let Some(usage) = &seen.usage else { return };
         self.tokens(&series, call, usage);
         if let Some(pace) = token_pace(seen, usage) {
@@ -626,6 +665,30 @@ impl Metrics {
             real.add(cost);
             wanted.add(asked);
         }
+    }
+
+    fn note_traced(
+        &self,
+        series: &Series,
+        labels: &CallLabels<'_>,
+        seen: &Observation,
+        trace: TraceId,
+    ) {
+        let traced = series.traced.get_or_init(|| {
+            let call = labels.call();
+            let duration = self.duration_exemplars.with(&call);
+            Traced { duration, first_token: self.first_token_exemplars.with(&call) }
+        });
+        traced.duration.note(trace, seen.took.as_secs_f64());
+        if let Some(first) = seen.first_token {
+            traced.first_token.note(trace, first.as_secs_f64());
+        }
+    }
+
+    /// Counts spans by what became of them, one of [`SPAN_OUTCOMES`].
+    pub fn trace_spans(&self, outcome: &str, spans: usize) {
+        let spans = u64::try_from(spans).unwrap_or(u64::MAX);
+        self.trace_spans.with_label_values(&[outcome]).inc_by(spans);
     }
 
     /// Records one try at an upstream.
@@ -842,14 +905,32 @@ impl Metrics {
 
     /// Every series as text, in Prometheus' exposition format.
     pub fn render(&self) -> String {
-        if let Some(set) = self.before_scrape.get() {
-            set(self);
-        }
         let mut text = Vec::new();
-        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+        if let Err(error) = TextEncoder::new().encode(&self.gather(), &mut text) {
             tracing::error!(%error, "could not render the metrics");
         }
         String::from_utf8(text).unwrap_or_default()
+    }
+
+    /// The same as OpenMetrics, with the last traced calls, where the `Accept` header asks for it;
+    /// the media type goes first.
+    pub fn render_for(&self, accept: &str) -> (&'static str, String) {
+        if !openmetrics::is_wanted(accept) {
+            return ("text/plain; version=0.0.4; charset=utf-8", self.render());
+        }
+        let text = openmetrics::encode(&self.gather(), |family, labels| match family {
+            DURATION => self.duration_exemplars.of(labels),
+            FIRST_TOKEN => self.first_token_exemplars.of(labels),
+            _ => None,
+        });
+        (openmetrics::MEDIA_TYPE, text)
+    }
+
+    fn gather(&self) -> Vec<MetricFamily> {
+        if let Some(set) = self.before_scrape.get() {
+            set(self);
+        }
+        self.registry.gather()
     }
 
     fn series(&self, labels: &CallLabels<'_>) -> Arc<Series> {
@@ -871,10 +952,8 @@ impl Metrics {
 
     /// Where a call's cost is counted, and whether that is its key's own series.
     fn cost_series(&self, labels: &CallLabels<'_>) -> (bool, Arc<CostSeries>) {
-        let CallLabels { operation, request_model, response_model, provider, error_type, .. } =
-            *labels;
         let CallLabels { team, key, route, .. } = *labels;
-        let [a, b, c, d, e] = [operation, request_model, response_model, provider, error_type];
+        let [a, b, c, d, e] = labels.call();
         let most = if self.spenders.is_large(key) { COST_LARGE } else { COST_OWN };
         let (choice, series) = self.cost.first_of(
             &[
@@ -888,13 +967,11 @@ impl Metrics {
     }
 
     fn make_series(&self, labels: &CallLabels<'_>, cost: Arc<CostSeries>, shared: bool) -> Series {
-        let CallLabels { operation, request_model, response_model, provider, error_type, .. } =
-            *labels;
+        let response_model = labels.response_model;
         let status = labels.status.to_string();
         let decided = !labels.model.is_empty();
         Series {
-            call: [operation, request_model, response_model, provider, error_type]
-                .map(str::to_owned),
+            call: labels.call().map(str::to_owned),
             route: labels.route.to_owned(),
             duration: Lazy::default(),
             first_token: Lazy::default(),
@@ -911,6 +988,7 @@ impl Metrics {
                 .then(|| self.decisions.with_label_values(&[labels.route, labels.model])),
             unpriced: self.unpriced.with_label_values(&[response_model]),
             estimated: self.estimated.with_label_values(&[response_model]),
+            traced: OnceLock::new(),
         }
     }
 
@@ -961,6 +1039,12 @@ fn money(
 }
 
 impl CallLabels<'_> {
+    /// The values of [`CALL`].
+    fn call(&self) -> [&str; 5] {
+        let Self { operation, request_model, response_model, provider, error_type, .. } = *self;
+        [operation, request_model, response_model, provider, error_type]
+    }
+
     fn joined(&self) -> String {
         let mut key = String::with_capacity(160);
         for value in [
