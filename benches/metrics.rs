@@ -36,6 +36,7 @@ fn seen() -> Observation {
         usage_estimated: false,
         cost: "0.0031".parse().ok(),
         asked_cost: None,
+        trace: None,
     }
 }
 

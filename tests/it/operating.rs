@@ -43,6 +43,7 @@ fn seen(cost: &str) -> Observation {
         usage_estimated: false,
         cost: Some(cost.parse().unwrap()),
         asked_cost: None,
+        trace: None,
     }
 }
 
@@ -72,6 +73,8 @@ fn a_scrape_of_ten_thousand_keys_and_two_hundred_models_is_small_and_loses_no_ce
     }
     let text = metrics.render();
     assert!(text.len() < 5_000_000, "{} bytes", text.len());
+    let (_, open) = metrics.render_for("application/openmetrics-text; version=1.0.0");
+    assert!(open.len() < 5_000_000, "{} bytes", open.len());
     let scrape = support::metrics::Metrics::parse(&text);
     // 100,000 calls of 0.003125 USD.
     assert!((scrape.sum(COST, &[]) - 312.5).abs() < 1e-6, "{}", scrape.sum(COST, &[]));
