@@ -13,6 +13,7 @@ use crate::app::AppError;
 use crate::embeddings::page::read_file;
 use crate::embeddings::source;
 use crate::store::Documents;
+use crate::store::Hit;
 use crate::store::SearchQuery;
 use crate::store::Source;
 use crate::store::SourceFile;
@@ -25,6 +26,8 @@ use super::policy::fail;
 use super::policy::print;
 use super::spend::text;
 
+/// Sources that are listed and searched at most.
+const MOST_SOURCES: u32 = 10_000;
 /// How often a run is looked at while somebody waits.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -104,9 +107,9 @@ struct Add {
 pub(super) struct Search {
     /// The words. A gateway searches by vectors, too: POST /api/search.
     query: String,
-    /// The source's name or id.
+    /// The source's name or id; all of them when left out.
     #[arg(long)]
-    source: String,
+    source: Option<String>,
     /// How many passages.
     #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u8).range(1..=100))]
     top_k: u8,
@@ -136,7 +139,7 @@ pub(super) fn run(arguments: &Sources, json: bool) -> Result<(), AppError> {
             }
             Action::Runs { source } => {
                 let row = found(&sources, source).await?;
-                let runs = sources.runs(row.id, None, 20).await?;
+                let runs = sources.runs(row.id, (None, false), 20).await?;
                 runs.iter().try_for_each(|run| tell(run, json))
             }
             Action::Delete { source } => {
@@ -144,6 +147,11 @@ pub(super) fn run(arguments: &Sources, json: bool) -> Result<(), AppError> {
                 sources.delete(row.id).await?;
                 let documents = Documents::of(&database)?;
                 let gone = documents.delete_source(&row.id.to_string()).await?;
+                if json {
+                    let told = json!({ "object": "embedding.source.deleted", "id": row.id,
+                        "deleted": true, "documents": gone });
+                    return print(&format!("{}\n", text(&told)?));
+                }
                 print(&format!("{} is gone, and {gone} documents with it\n", row.name))
             }
         }
@@ -154,29 +162,43 @@ pub(super) fn run(arguments: &Sources, json: bool) -> Result<(), AppError> {
 pub(super) fn search(arguments: &Search, json: bool) -> Result<(), AppError> {
     let (_, database) = open_store(arguments.config.as_deref())?;
     wait_for(async {
-        let row = found(&Rows::of(&database)?, &arguments.source).await?;
-        let documents = Documents::of(&database)?;
-        let live = documents.live(&row.id.to_string()).await?;
-        let live = live.ok_or_else(|| fail(format!("`{}` has no index yet", row.name)))?;
-        let query = SearchQuery {
-            text: arguments.query.clone(),
-            vector: None,
-            top_k: arguments.top_k.into(),
-            filter: Default::default(),
+        let rows = Rows::of(&database)?;
+        let searched = match &arguments.source {
+            Some(source) => vec![found(&rows, source).await?],
+            None => rows.list("", MOST_SOURCES).await?,
         };
-        let hits = documents.search(&live, &query).await?;
+        let documents = Documents::of(&database)?;
+        let (mut hits, mut indexes) = (Vec::new(), 0);
+        for row in &searched {
+            let Some(live) = documents.live(&row.id.to_string()).await? else { continue };
+            let query = SearchQuery {
+                text: arguments.query.clone(),
+                vector: None,
+                top_k: arguments.top_k.into(),
+                filter: Default::default(),
+            };
+            indexes += 1;
+            let found = documents.search(&live, &query).await?;
+            hits.extend(found.into_iter().map(|hit| (&*row.name, hit)));
+        }
+        match (indexes, &arguments.source) {
+            (0, Some(source)) => return Err(fail(format!("`{source}` has no index yet"))),
+            (0, None) => return Err(fail("no source has an index yet".to_owned())),
+            _ => {}
+        }
+        // Each source's best comes before any source's second.
+        hits.sort_by(|(_, a), (_, b)| b.score.total_cmp(&a.score));
+        hits.truncate(arguments.top_k.into());
         if json {
-            let data: Vec<Value> = hits
-                .iter()
-                .map(|hit| {
-                    json!({ "url": hit.url, "title": hit.title, "heading": hit.heading,
-                        "text": hit.text, "score": hit.score })
-                })
-                .collect();
+            let shown = |(source, hit): &(&str, Hit)| {
+                json!({ "source": source, "url": hit.url, "title": hit.title,
+                    "heading": hit.heading, "text": hit.text, "score": hit.score })
+            };
+            let data: Vec<Value> = hits.iter().map(shown).collect();
             let list = json!({ "object": "list", "data": data, "degraded": "text_only" });
             return print(&format!("{}\n", text(&list)?));
         }
-        let shown = hits.iter().map(|hit| {
+        let shown = hits.iter().map(|(_, hit)| {
             let start: String = hit.text.split_whitespace().collect::<Vec<_>>().join(" ");
             let start: String = start.chars().take(200).collect();
             format!("{:.4}  {}  {}\n  {start}\n", hit.score, hit.url, hit.heading)
@@ -235,8 +257,8 @@ fn read(path: &PathBuf) -> Result<SourceFile, AppError> {
 
 async fn list(sources: &Rows, json: bool) -> Result<(), AppError> {
     let mut data = Vec::new();
-    for row in sources.list("", 1_000).await? {
-        let last = sources.runs(row.id, None, 1).await?;
+    for row in sources.list("", MOST_SOURCES).await? {
+        let last = sources.runs(row.id, (None, false), 1).await?;
         data.push(source::show(&row, last.first()));
     }
     if json {
