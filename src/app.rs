@@ -742,6 +742,8 @@ fn server_settings(config: &Config, upgrade: bool) -> server::Settings {
         tls: config.tls.as_ref().map(|tls| (tls.certificate.clone(), tls.key.clone())),
         header_limit: usize::try_from(config.limits.header.0).unwrap_or(usize::MAX),
         header_timeout: config.limits.header_timeout.0,
+        idle_timeout: config.limits.idle_timeout.0,
+        write_timeout: config.limits.write_timeout.0,
         connections: config.limits.connections,
         notice: config.drain_notice.0,
         drain: config.drain.0,

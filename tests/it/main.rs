@@ -26,6 +26,7 @@ mod map;
 mod models;
 mod objects;
 mod passthrough;
+mod patience;
 mod policies;
 mod pressure;
 mod process;
