@@ -7,6 +7,7 @@ mod bad_http;
 mod bad_input;
 mod canary;
 mod capture;
+mod contract;
 mod control;
 mod dashboards;
 mod datasets;
