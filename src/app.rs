@@ -317,7 +317,10 @@ pub fn simulate(arguments: &cli::Simulate) -> Result<(), AppError> {
 ///
 /// # Errors
 /// What keeps a gateway from starting, or the search itself is refused.
-pub fn search_once(settings: Option<&Path>, body: &Value) -> Result<Value, AppError> {
+pub fn search_once(
+    settings: Option<&Path>,
+    (query, source, top_k): (&str, Option<&str>, u8),
+) -> Result<Value, AppError> {
     let environment = Environment::of_process();
     let config = Config::load(settings, &environment)?;
     let off = || AppError::Other("`store` is off: there are no documents".to_owned());
@@ -350,7 +353,13 @@ pub fn search_once(settings: Option<&Path>, body: &Value) -> Result<Value, AppEr
         database.migrate().await?;
         let (sources, documents) = (Sources::of(&database)?, Documents::of(&database)?);
         let searcher = Searcher { sources, documents, embedder, metrics };
-        let answer = searcher.answer(body.to_string().as_bytes()).await;
+        let answer = match source {
+            None => searcher.everywhere(query, top_k.into()).await,
+            Some(source) => {
+                let body = json!({ "query": query, "source": source, "top_k": top_k });
+                searcher.answer(body.to_string().as_bytes()).await
+            }
+        };
         answer.map_err(|error| AppError::Other(error.message.to_string()))
     })?;
     if let Some(recorder) = recorder {
@@ -866,6 +875,8 @@ fn server_settings(config: &Config, upgrade: bool) -> server::Settings {
         tls: config.tls.as_ref().map(|tls| (tls.certificate.clone(), tls.key.clone())),
         header_limit: usize::try_from(config.limits.header.0).unwrap_or(usize::MAX),
         header_timeout: config.limits.header_timeout.0,
+        idle_timeout: config.limits.idle_timeout.0,
+        write_timeout: config.limits.write_timeout.0,
         connections: config.limits.connections,
         notice: config.drain_notice.0,
         drain: config.drain.0,

@@ -121,6 +121,10 @@ pub struct Limits {
     pub header: Size,
     /// Time for a whole request head.
     pub header_timeout: Seconds,
+    /// Time between two requests of a connection.
+    pub idle_timeout: Seconds,
+    /// Time that a client may take nothing of what is there for it.
+    pub write_timeout: Seconds,
     /// Client connections at the same time.
     pub connections: u32,
 }
@@ -228,6 +232,8 @@ impl Default for Limits {
             body: Size(100 << 20),
             header: Size(64 << 10),
             header_timeout: Seconds(Duration::from_secs(10)),
+            idle_timeout: Seconds(Duration::from_secs(75)),
+            write_timeout: Seconds(Duration::from_secs(120)),
             connections: 20_000,
         }
     }
@@ -427,6 +433,8 @@ impl Config {
             "WEIR_LIMITS_BODY" => self.limits.body = size(value)?,
             "WEIR_LIMITS_HEADER" => self.limits.header = size(value)?,
             "WEIR_LIMITS_HEADER_TIMEOUT" => self.limits.header_timeout = seconds(value)?,
+            "WEIR_LIMITS_IDLE_TIMEOUT" => self.limits.idle_timeout = seconds(value)?,
+            "WEIR_LIMITS_WRITE_TIMEOUT" => self.limits.write_timeout = seconds(value)?,
             "WEIR_LIMITS_CONNECTIONS" => self.limits.connections = number(value)?,
             "WEIR_DRAIN_NOTICE" => self.drain_notice = seconds(value)?,
             "WEIR_DRAIN" => self.drain = seconds(value)?,
@@ -522,8 +530,11 @@ impl Config {
         if !(8192..=16 << 20).contains(&self.limits.header.0) {
             return fail("`limits.header` must be between 8KiB and 16MiB");
         }
-        if self.limits.header_timeout.0.is_zero() {
-            return fail("`limits.header_timeout` must be more than 0");
+        let Limits { header_timeout, idle_timeout, write_timeout, .. } = &self.limits;
+        if [header_timeout, idle_timeout, write_timeout].iter().any(|time| time.0.is_zero()) {
+            return fail(
+                "`limits.header_timeout`, `idle_timeout` and `write_timeout` must be more than 0",
+            );
         }
         if self.spool.max_bytes.0 == 0 || self.spool.dir.as_os_str().is_empty() {
             return fail("`spool.dir` must name a folder and `spool.max_bytes` be more than 0");
@@ -644,6 +655,7 @@ firecrawl: { base_url: https://api.firecrawl.dev, api_key: "${FIRECRAWL_API_KEY}
             ("listen: 127.0.0.1:1\nlitsen: x\n", "litsen"),
             ("drain: soon", "write it as"),
             ("limits: { body: 0 }", "more than 0"),
+            ("limits: { write_timeout: 0 }", "more than 0"),
             ("listen: nowhere", "1:9"),
             ("auth: keys\nstore: \"off\"", "`auth: keys` needs a store"),
             ("auth: key", "passthrough"),

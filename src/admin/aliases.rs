@@ -3,11 +3,11 @@
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::Path;
+use axum::extract::Query;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::IntoResponse as _;
 use axum::response::Response;
-use serde_json::Value;
 use serde_json::json;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -27,9 +27,11 @@ use crate::training::promotion::Terms;
 use crate::training::promotion::show;
 
 use super::Parts;
+use super::fine_tune::Parameters;
 use super::fine_tune::found as found_job;
 use super::fine_tune::refused;
 use super::now;
+use super::page::Page;
 use super::policies::today;
 
 /// Events of an alias that are shown with it.
@@ -79,21 +81,23 @@ async fn promote(State(parts): State<Parts>, Path(id): Path<String>, body: Bytes
 #[utoipa::path(
     get,
     path = "/api/aliases",
+    params(
+        ("limit" = Option<u32>, Query, description = "1 to 100, 100 when left out"),
+        ("after" = Option<String>, Query, description = "last_id of the page before"),
+        ("order" = Option<String>, Query, description = "asc (by name) or desc"),
+    ),
     responses(
         (status = 200, description = "A list of aliases", body = Object),
+        (status = 400, description = "A parameter that cannot be used"),
         (status = 404, description = "The store is switched off"),
         (status = 503, description = "The store is away now"),
     )
 )]
-async fn list(State(parts): State<Parts>) -> Response {
+async fn list(State(parts): State<Parts>, Query(parameters): Parameters) -> Response {
     let shown = async {
+        let page = Page::by_name().read(&parameters)?;
         let rows = Aliases::of(opened(&parts)?)?.all().await?;
-        let name = |row: Option<&AliasRow>| row.map(|row| row.name.clone());
-        let (first, last) = (name(rows.first()), name(rows.last()));
-        let data: Vec<Value> = rows.iter().map(show::alias).collect();
-        Ok(Json(json!({ "object": "list", "data": data, "first_id": first, "last_id": last,
-            "has_more": false }))
-        .into_response())
+        Ok(page.of(rows.iter().map(show::alias).collect(), "id")?)
     };
     shown.await.unwrap_or_else(refused)
 }

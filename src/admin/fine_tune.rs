@@ -12,7 +12,6 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse as _;
 use axum::response::Response;
 use serde_json::Value;
-use serde_json::json;
 use tokio::time::Instant;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -32,12 +31,12 @@ use crate::training::show;
 
 use super::Parts;
 use super::now;
+use super::page::Page;
 use super::reply;
 use super::store_away;
 use super::store_off;
 
-/// Jobs, events or checkpoints of one page when nobody says how many, and at most.
-pub(super) const PAGE: u32 = 20;
+/// Jobs that are told of at once.
 pub(super) const LARGEST_PAGE: u32 = 100;
 /// Longest wait for a change.
 const LONGEST_WAIT: u64 = 60;
@@ -120,6 +119,7 @@ async fn create_job(parts: &Parts, headers: &HeaderMap, body: &[u8]) -> Result<R
         ("dataset_id" = Option<String>, Query, description = "Only those trained on this dataset"),
         ("limit" = Option<u32>, Query, description = "1 to 100, 20 when left out"),
         ("after" = Option<String>, Query, description = "last_id of the page before"),
+        ("order" = Option<String>, Query, description = "desc (the newest first) or asc"),
     ),
     responses(
         (status = 200, description = "A job, or a list of jobs", body = serde_json::Value),
@@ -234,6 +234,7 @@ async fn retry(State(parts): State<Parts>, Path(id): Path<String>) -> Response {
         ("id" = String, Path, description = "The job's id"),
         ("limit" = Option<u32>, Query, description = "1 to 100, 20 when left out"),
         ("after" = Option<String>, Query, description = "last_id of the page before"),
+        ("order" = Option<String>, Query, description = "desc (the newest first) or asc"),
     ),
     responses(
         (status = 200, description = "A list of events", body = serde_json::Value),
@@ -246,10 +247,11 @@ async fn events(
     Query(parameters): Parameters,
 ) -> Response {
     let shown = async {
-        let (limit, after) = listing(&parameters)?;
+        let page = Page::newest().read(&parameters)?;
         let (queue, job) = opened(&parts, &id).await?;
-        let events = queue.events(job.job_id, after, limit + 1).await?;
-        Ok(list(events.iter().map(show::event).collect(), limit))
+        let after = (page.after.as_deref(), page.ascending);
+        let events = queue.events(job.job_id, after, page.limit + 1).await?;
+        Ok(page.shown(events.iter().map(show::event).collect(), "id"))
     };
     shown.await.unwrap_or_else(refused)
 }
@@ -262,6 +264,7 @@ async fn events(
         ("id" = String, Path, description = "The job's id"),
         ("limit" = Option<u32>, Query, description = "1 to 100, 20 when left out"),
         ("after" = Option<String>, Query, description = "last_id of the page before"),
+        ("order" = Option<String>, Query, description = "desc (the newest first) or asc"),
     ),
     responses(
         (status = 200, description = "A list of checkpoints", body = serde_json::Value),
@@ -274,35 +277,43 @@ async fn checkpoints(
     Query(parameters): Parameters,
 ) -> Response {
     let shown = async {
-        let (limit, after) = listing(&parameters)?;
+        let page = Page::newest().read(&parameters)?;
         let (queue, job) = opened(&parts, &id).await?;
-        let all = queue.checkpoints(job.job_id, after, limit + 1).await?;
-        Ok(list(all.iter().map(show::checkpoint).collect(), limit))
+        let after = (page.after.as_deref(), page.ascending);
+        let all = queue.checkpoints(job.job_id, after, page.limit + 1).await?;
+        Ok(page.shown(all.iter().map(show::checkpoint).collect(), "id"))
     };
     shown.await.unwrap_or_else(refused)
 }
 
 /// What is asked of the status.
-#[derive(Default)]
 struct Asked {
     job: Option<String>,
     wait: Duration,
     refresh: bool,
     query: JobQuery,
+    page: Page,
 }
 
 impl Asked {
     fn parse(parameters: &[(String, String)]) -> Result<Self, ApiError> {
-        let mut asked = Self::default();
-        asked.query.limit = PAGE;
+        let (job, query) = (None, JobQuery::default());
+        let mut asked =
+            Self { job, wait: Duration::ZERO, refresh: false, query, page: Page::newest() };
         for (name, value) in parameters {
-            asked.set(name, value).map_err(|message| wrong(name, &message))?;
+            if !asked.page.set(name, value)? {
+                asked.set(name, value).map_err(|message| wrong(name, &message))?;
+            }
         }
+        if let Some(after) = &asked.page.after {
+            let id = Uuid::try_parse(after).map_err(|_| wrong("after", &no_id(after)))?;
+            asked.query.after = Some(id);
+        }
+        (asked.query.limit, asked.query.ascending) = (asked.page.limit + 1, asked.page.ascending);
         Ok(asked)
     }
 
     fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
-        let id = || Uuid::try_parse(value).map_err(|_| format!("`{value}` is no id"));
         match name {
             "job_id" => self.job = Some(value.to_owned()),
             "wait" => {
@@ -319,11 +330,11 @@ impl Asked {
                 }
             }
             "status" => self.query.status = Some(value.to_owned()),
-            "dataset_id" => self.query.dataset = Some(id()?),
-            "after" => self.query.after = Some(id()?),
-            "limit" => self.query.limit = limit(value)?,
+            "dataset_id" => {
+                self.query.dataset = Some(Uuid::try_parse(value).map_err(|_| no_id(value))?);
+            }
             _ => {
-                let known = "job_id, wait, refresh, status, dataset_id, limit and after";
+                let known = "job_id, wait, refresh, status, dataset_id, limit, after and order";
                 return Err(format!("is no parameter; there are {known}"));
             }
         }
@@ -354,39 +365,12 @@ async fn one(queue: &TrainingQueue, id: &str, asked: &Asked) -> Result<TrainingJ
 }
 
 async fn page(queue: &TrainingQueue, asked: &Asked) -> Result<Response, Refusal> {
-    let query = JobQuery { limit: asked.query.limit + 1, ..asked.query.clone() };
-    let jobs = queue.list(&query).await?;
-    Ok(list(jobs.iter().map(show::job).collect(), asked.query.limit))
+    let jobs = queue.list(&asked.query).await?;
+    Ok(asked.page.shown(jobs.iter().map(show::job).collect(), "id"))
 }
 
-/// A page in OpenAI's shape; one more than `limit` says that there are more.
-pub(super) fn list(mut data: Vec<Value>, limit: u32) -> Response {
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let has_more = data.len() > limit;
-    data.truncate(limit);
-    let id = |one: Option<&Value>| one.and_then(|one| one.get("id")).cloned().unwrap_or_default();
-    let (first, last) = (id(data.first()), id(data.last()));
-    Json(json!({
-        "object": "list", "data": data, "first_id": first, "last_id": last, "has_more": has_more,
-    }))
-    .into_response()
-}
-
-fn listing(parameters: &[(String, String)]) -> Result<(u32, Option<&str>), ApiError> {
-    let (mut most, mut after) = (PAGE, None);
-    for (name, value) in parameters {
-        match name.as_str() {
-            "limit" => most = limit(value).map_err(|message| wrong(name, &message))?,
-            "after" => after = Some(value.as_str()),
-            _ => return Err(wrong(name, "is no parameter; there are limit and after")),
-        }
-    }
-    Ok((most, after))
-}
-
-pub(super) fn limit(value: &str) -> Result<u32, String> {
-    let limit = value.parse().ok().filter(|limit| (1..=LARGEST_PAGE).contains(limit));
-    limit.ok_or_else(|| format!("`{value}` is not between 1 and {LARGEST_PAGE}"))
+fn no_id(value: &str) -> String {
+    format!("`{value}` is no id")
 }
 
 async fn asked_to(parts: &Parts, id: &str, wish: &str) -> Response {

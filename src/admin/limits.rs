@@ -1,8 +1,7 @@
 //! `GET /api/limits`: how every limit of the policy in force stands.
 
-use axum::Json;
+use axum::extract::Query;
 use axum::extract::State;
-use axum::response::IntoResponse as _;
 use axum::response::Response;
 use chrono::DateTime;
 use chrono::SecondsFormat;
@@ -17,6 +16,9 @@ use crate::limits::Now;
 use crate::metering::money::Usd;
 
 use super::Parts;
+use super::fine_tune::Parameters;
+use super::page::Page;
+use super::reply;
 
 pub(super) fn router() -> OpenApiRouter<Parts> {
     OpenApiRouter::new().routes(routes!(limits))
@@ -27,22 +29,23 @@ pub(super) fn router() -> OpenApiRouter<Parts> {
 #[utoipa::path(
     get,
     path = "/api/limits",
-    responses((status = 200, description = "A list: id, name, per, subject, kind, window, limit, used, reserved, remaining, resets_at. Budgets are decimal strings in USD, the others numbers", body = Object))
+    params(
+        ("limit" = Option<u32>, Query, description = "1 to 100, 100 when left out"),
+        ("after" = Option<String>, Query, description = "last_id of the page before"),
+        ("order" = Option<String>, Query, description = "asc (by id) or desc"),
+    ),
+    responses((status = 400, description = "A parameter that cannot be used"), (status = 200, description = "A list: id, name, per, subject, kind, window, limit, used, reserved, remaining, resets_at. Budgets are decimal strings in USD, the others numbers", body = Object))
 )]
-async fn limits(State(parts): State<Parts>) -> Response {
+async fn limits(State(parts): State<Parts>, Query(parameters): Parameters) -> Response {
+    let page = match Page::by_name().read(&parameters) {
+        Ok(page) => page,
+        Err(error) => return reply(&error),
+    };
     let now = Now::read();
     let policy = parts.policy.current();
     let data: Vec<Value> =
         parts.limits.states(policy.limits(), now).iter().map(|state| line(state, now)).collect();
-    let id = |line: Option<&Value>| line.and_then(|line| line.get("id")).cloned();
-    let page = json!({
-        "object": "list",
-        "first_id": id(data.first()),
-        "last_id": id(data.last()),
-        "has_more": false,
-        "data": data,
-    });
-    Json(page).into_response()
+    page.of(data, "id").unwrap_or_else(|error| reply(&error))
 }
 
 fn line(state: &LimitState, now: Now) -> Value {

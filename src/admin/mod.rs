@@ -1,7 +1,9 @@
 //! The control plane: health, metrics, policies, spend, the description of its own routes.
 
 mod aliases;
+mod console;
 mod datasets;
+mod description;
 mod feedback;
 mod fine_tune;
 mod fine_tune_news;
@@ -11,6 +13,7 @@ mod interactions;
 mod keys;
 mod limits;
 mod models;
+mod page;
 mod policies;
 mod replay;
 mod sources;
@@ -25,11 +28,15 @@ use std::sync::atomic::AtomicU8;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
+use axum::Extension;
 use axum::Json;
 use axum::Router;
+use axum::body::Bytes;
+use axum::body::to_bytes;
 use axum::extract::Request;
 use axum::extract::State;
 use axum::http::HeaderMap;
+use axum::http::HeaderValue;
 use axum::http::StatusCode;
 use axum::http::header;
 use axum::middleware::Next;
@@ -66,6 +73,9 @@ use crate::upstream::outside::Allowed;
 pub use policies::Figures;
 pub use policies::PolicyParts;
 pub use replay::replay;
+
+/// Bytes at most of what the HTTP library says of an error.
+const SAID: usize = 4096;
 
 /// Whether the data plane takes requests.
 #[derive(Debug, Default)]
@@ -217,12 +227,16 @@ pub fn router(
         .merge(aliases::router())
         .merge(sources::router())
         .merge(webhooks::router())
+        .merge(console::router())
+        .routes(routes!(openapi))
         .split_for_parts();
-    let description = idempotent::described(description);
+    let description = description::complete(&idempotent::described(description));
+    let description = Bytes::from(description.to_string());
     router
-        .route("/openapi.json", axum::routing::get(move || async move { Json(description) }))
+        .layer(Extension(description))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
+        .layer(axum::middleware::from_fn(in_our_words))
         .layer(axum::middleware::from_fn_with_state(parts.clone(), idempotent::once))
         .layer(axum::middleware::from_fn_with_state(parts.clone(), authorize))
         .with_state(parts)
@@ -295,6 +309,33 @@ async fn metrics_text(State(parts): State<Parts>, headers: HeaderMap) -> impl In
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     let (kind, text) = parts.metrics.render_for(accept.unwrap_or_default());
     ([(header::CONTENT_TYPE, kind)], text)
+}
+
+/// This description.
+#[utoipa::path(get, path = "/openapi.json", responses((status = 200, body = Object)))]
+async fn openapi(Extension(description): Extension<Bytes>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], description)
+}
+
+/// Says in OpenAI's shape what the HTTP library says in its own: of a path or a query that cannot
+/// be read, of a body that is too long.
+async fn in_our_words(request: Request, next: Next) -> Response {
+    let answer = next.run(request).await;
+    let status = answer.status();
+    let kind = answer.headers().get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    let failed = status.is_client_error() || status.is_server_error();
+    if !failed || kind.starts_with(b"application/json") {
+        return answer;
+    }
+    let said = to_bytes(answer.into_body(), SAID).await.unwrap_or_default();
+    let message = String::from_utf8_lossy(&said).into_owned();
+    let code = match status {
+        StatusCode::PAYLOAD_TOO_LARGE => "request_too_large",
+        _ if status.is_server_error() => "internal_error",
+        _ => "invalid_request",
+    };
+    let kind = if status.is_server_error() { "api_error" } else { "invalid_request_error" };
+    reply(&ApiError::new(status.as_u16(), kind, code, message))
 }
 
 async fn authorize(State(parts): State<Parts>, request: Request, next: Next) -> Response {

@@ -37,12 +37,13 @@ use super::bad_parameter;
 use super::carries;
 use super::fine_tune::refused;
 use super::now;
+use super::page::Page;
 use super::policies::LARGEST_BODY;
 use super::policies::whole;
 use super::store_off;
 
-/// Sources and runs of one page.
-const PAGE: u32 = 100;
+/// Sources that are listed; who has more has another kind of problem.
+const MOST_SOURCES: u32 = 10_000;
 /// Files of one upload.
 const MOST_FILES: usize = 1_000;
 
@@ -72,8 +73,9 @@ pub(super) fn router() -> OpenApiRouter<Parts> {
         (status = 409, description = "There is one of that name"),
     )
 )]
-async fn create(State(parts): State<Parts>, Json(asked): Json<Value>) -> Response {
+async fn create(State(parts): State<Parts>, body: Bytes) -> Response {
     let done = async {
+        let asked = json_of(&body)?;
         let sources = opened(&parts)?;
         let made = source::define(&asked, &parts.library.outbound, now()).await?;
         if let Some(database) = &parts.database {
@@ -95,30 +97,30 @@ async fn create(State(parts): State<Parts>, Json(asked): Json<Value>) -> Respons
 /// All sources, by name, each with its last run.
 #[utoipa::path(
     get, path = "/api/embeddings/sources",
-    params(("after" = Option<String>, Query, description = "The name of the last source of the page before")),
-    responses((status = 200, description = "A list of sources", body = Object))
+    params(
+        ("limit" = Option<u32>, Query, description = "1 to 100, 100 when left out"),
+        ("after" = Option<String>, Query, description = "last_id of the page before"),
+        ("order" = Option<String>, Query, description = "asc (by name) or desc"),
+    ),
+    responses(
+        (status = 200, description = "A list of sources", body = Object),
+        (status = 400, description = "A parameter that cannot be used"),
+        (status = 404, description = "The store is switched off"),
+    )
 )]
 async fn list(
     State(parts): State<Parts>,
     Query(parameters): Query<Vec<(String, String)>>,
 ) -> Response {
     let shown = async {
+        let page = Page::by_name().read(&parameters)?;
         let sources = opened(&parts)?;
-        let after = parameters.iter().find(|(name, _)| name == "after");
-        let after = after.map_or("", |(_, value)| value.as_str());
-        let mut rows = sources.list(after, PAGE + 1).await?;
-        let more = rows.len() > usize::try_from(PAGE).unwrap_or(usize::MAX);
-        rows.truncate(usize::try_from(PAGE).unwrap_or(usize::MAX));
         let mut data = Vec::new();
-        for row in &rows {
-            let last = sources.runs(row.id, None, 1).await?;
+        for row in &sources.list("", MOST_SOURCES).await? {
+            let last = sources.runs(row.id, (None, false), 1).await?;
             data.push(source::show(row, last.first()));
         }
-        let name = |row: Option<&Source>| row.map(|row| row.name.clone());
-        let (first, last) = (name(rows.first()), name(rows.last()));
-        Ok(Json(json!({ "object": "list", "data": data, "first_id": first, "last_id": last,
-            "has_more": more }))
-        .into_response())
+        Ok(page.of(data, "id")?)
     };
     shown.await.unwrap_or_else(refused)
 }
@@ -135,19 +137,16 @@ async fn list(
         (status = 404, description = "There is none"),
     )
 )]
-async fn change(
-    State(parts): State<Parts>,
-    Path(id): Path<String>,
-    Json(patch): Json<Value>,
-) -> Response {
+async fn change(State(parts): State<Parts>, Path(id): Path<String>, body: Bytes) -> Response {
     let done = async {
+        let patch = json_of(&body)?;
         let sources = opened(&parts)?;
         let before = found(&sources, &id).await?;
         let after = source::redefine(&before, &patch, &parts.library.outbound, now()).await?;
         if !sources.update(&after).await? {
             return Err(taken(&after.name).into());
         }
-        let last = sources.runs(after.id, None, 1).await?;
+        let last = sources.runs(after.id, (None, false), 1).await?;
         Ok(Json(source::show(&after, last.first())).into_response())
     };
     done.await.unwrap_or_else(refused)
@@ -202,10 +201,13 @@ async fn refresh(State(parts): State<Parts>, Path(id): Path<String>, body: Bytes
     get, path = "/api/embeddings/sources/{id}/runs",
     params(
         ("id" = String, Path, description = "Its id or name"),
-        ("after" = Option<String>, Query, description = "The last run of the page before"),
+        ("limit" = Option<u32>, Query, description = "1 to 100, 20 when left out"),
+        ("after" = Option<String>, Query, description = "last_id of the page before"),
+        ("order" = Option<String>, Query, description = "desc (the newest first) or asc"),
     ),
     responses(
         (status = 200, description = "A list of runs", body = Object),
+        (status = 400, description = "A parameter that cannot be used"),
         (status = 404, description = "There is no such source"),
     )
 )]
@@ -215,19 +217,18 @@ async fn runs(
     Query(parameters): Query<Vec<(String, String)>>,
 ) -> Response {
     let shown = async {
+        let page = Page::newest().read(&parameters)?;
+        let after = match &page.after {
+            Some(after) => {
+                Some(Uuid::try_parse(after).map_err(|_| bad("after", "is no run's id"))?)
+            }
+            None => None,
+        };
         let sources = opened(&parts)?;
         let row = found(&sources, &id).await?;
-        let after = parameters.iter().find(|(name, _)| name == "after");
-        let after = after.and_then(|(_, value)| Uuid::try_parse(value).ok());
-        let mut all = sources.runs(row.id, after, PAGE + 1).await?;
-        let more = all.len() > usize::try_from(PAGE).unwrap_or(usize::MAX);
-        all.truncate(usize::try_from(PAGE).unwrap_or(usize::MAX));
-        let id = |run: Option<&SourceRun>| run.map(|run| run.id.to_string());
-        let (first, last) = (id(all.first()), id(all.last()));
-        let data: Vec<Value> = all.iter().map(source::show_run).collect();
-        Ok(Json(json!({ "object": "list", "data": data, "first_id": first, "last_id": last,
-            "has_more": more }))
-        .into_response())
+        let after = (after, page.ascending);
+        let runs = sources.runs(row.id, after, page.limit + 1).await?;
+        Ok(page.shown(runs.iter().map(source::show_run).collect(), "id"))
     };
     shown.await.unwrap_or_else(refused)
 }
@@ -440,6 +441,12 @@ fn is_firecrawls(parts: &Parts, headers: &HeaderMap, body: &[u8]) -> bool {
         return bytes.is_some_and(|bytes| hmac::verify(&key, body, &bytes).is_ok());
     }
     carries(headers, secret)
+}
+
+fn json_of(body: &[u8]) -> Result<Value, ApiError> {
+    serde_json::from_slice(body).map_err(|error| {
+        ApiError::bad_request("invalid_json", format!("The body is no JSON: {error}."))
+    })
 }
 
 fn wants_full(body: &[u8]) -> Result<bool, ApiError> {

@@ -31,10 +31,10 @@ use crate::store::outbox::Outbox;
 use crate::store::outbox::message_id;
 
 use super::Parts;
-use super::fine_tune;
 use super::fine_tune::Parameters;
 use super::fine_tune::wrong;
 use super::now;
+use super::page::Page;
 use super::reply;
 use super::store_away;
 use super::store_off;
@@ -96,6 +96,7 @@ pub(super) fn router() -> OpenApiRouter<Parts> {
     params(
         ("limit" = Option<u32>, Query, description = "1 to 100, 20 when left out"),
         ("after" = Option<String>, Query, description = "last_id of the page before"),
+        ("order" = Option<String>, Query, description = "desc (the newest first) or asc"),
     ),
     responses(
         (status = 200, description = "A list of webhooks, without their secrets", body = serde_json::Value),
@@ -244,6 +245,7 @@ async fn redeliver(State(parts): State<Parts>, Path(id): Path<String>, body: Byt
         ("state" = Option<String>, Query, description = "pending, delivered or dead"),
         ("limit" = Option<u32>, Query, description = "1 to 100, 20 when left out"),
         ("after" = Option<String>, Query, description = "last_id of the page before"),
+        ("order" = Option<String>, Query, description = "desc (the newest first) or asc"),
     ),
     responses(
         (status = 200, description = "A list of deliveries", body = serde_json::Value),
@@ -258,12 +260,11 @@ async fn deliveries(
     parameters: Parameters,
 ) -> Response {
     let listed = async {
-        let (query, _) = asked(&parameters, true)?;
+        let (page, query) = asked(&parameters)?;
         let webhooks = opened(&parts)?;
         let receiver = found(&parts, &webhooks, &id).await?;
-        let one_more = DeliveryQuery { limit: query.limit + 1, ..query.clone() };
-        let rows = webhooks.deliveries(&receiver.id(), &one_more).await?;
-        Ok(fine_tune::list(rows.iter().map(delivery).collect(), query.limit))
+        let rows = webhooks.deliveries(&receiver.id(), &query).await?;
+        Ok(page.shown(rows.iter().map(delivery).collect(), "id"))
     };
     listed.await.unwrap_or_else(Refusal::answer)
 }
@@ -313,16 +314,12 @@ async fn check_url(parts: &Parts, url: &str) -> Result<(), ApiError> {
 }
 
 async fn page_of_webhooks(parts: &Parts, parameters: &Parameters) -> Result<Response, Refusal> {
-    let (query, after) = asked(parameters, false)?;
+    let page = Page::newest().read(parameters)?;
     let (webhooks, counts) = (opened(parts)?, counts(parts).await?);
     let all = receivers(&parts.policy.current(), webhooks.list().await?);
-    let from = after.map_or(Some(0), |after| {
-        all.iter().position(|receiver| receiver.id() == after).map(|at| at + 1)
-    });
-    let from = from.ok_or_else(|| wrong("after", "is no webhook's id"))?;
-    let page = all.iter().skip(from).take(usize::try_from(query.limit).unwrap_or(0) + 1);
-    let page = page.map(|receiver| shown(receiver, &counts));
-    Ok(fine_tune::list(page.collect(), query.limit))
+    let mut all: Vec<Value> = all.iter().map(|receiver| shown(receiver, &counts)).collect();
+    all.reverse();
+    Ok(page.of(all, "id")?)
 }
 
 async fn tried(parts: &Parts, receiver: &Receiver) -> Value {
@@ -398,36 +395,30 @@ async fn counts(parts: &Parts) -> Result<Counts, Refusal> {
     Ok(counts.collect())
 }
 
-/// What is asked of a list; its `after` is also given as the text that it is.
-fn asked(
-    parameters: &[(String, String)],
-    of_deliveries: bool,
-) -> Result<(DeliveryQuery, Option<&str>), ApiError> {
-    let mut query = DeliveryQuery { limit: fine_tune::PAGE, ..DeliveryQuery::default() };
-    let mut after = None;
+/// What is asked of a list of deliveries; one more than its page has.
+fn asked(parameters: &[(String, String)]) -> Result<(Page, DeliveryQuery), ApiError> {
+    let (mut page, mut query) = (Page::newest(), DeliveryQuery::default());
     for (name, value) in parameters {
         match name.as_str() {
-            "limit" => query.limit = fine_tune::limit(value).map_err(|why| wrong(name, &why))?,
-            "after" => {
-                after = Some(value.as_str());
-                query.after = Uuid::try_parse(value).ok();
-                if of_deliveries && query.after.is_none() {
-                    return Err(wrong(name, "is no delivery's id"));
-                }
-            }
-            "state" if of_deliveries => {
-                if !["pending", "delivered", "dead"].contains(&value.as_str()) {
-                    return Err(wrong(name, "is pending, delivered or dead"));
-                }
+            "state" if ["pending", "delivered", "dead"].contains(&value.as_str()) => {
                 query.state = Some(value.clone());
             }
-            _ if of_deliveries => {
-                return Err(wrong(name, "is no parameter; there are state, limit and after"));
+            "state" => return Err(wrong(name, "is pending, delivered or dead")),
+            _ if page.set(name, value)? => {}
+            _ => {
+                return Err(wrong(
+                    name,
+                    "is no parameter; there are state, limit, after and order",
+                ));
             }
-            _ => return Err(wrong(name, "is no parameter; there are limit and after")),
         }
     }
-    Ok((query, after))
+    if let Some(after) = &page.after {
+        let id = Uuid::try_parse(after).map_err(|_| wrong("after", "is no delivery's id"))?;
+        query.after = Some(id);
+    }
+    (query.limit, query.ascending) = (page.limit + 1, page.ascending);
+    Ok((page, query))
 }
 
 fn parsed<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {

@@ -21,6 +21,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use clap::Subcommand;
+use clap::error::ErrorKind;
 
 use crate::app;
 
@@ -99,7 +100,10 @@ pub struct Simulate {
 
 /// Runs the command that the arguments name. Exits with 0, 1 (refused, failed) or 2 (usage).
 pub fn run() -> ExitCode {
-    let Arguments { command, json } = Arguments::parse();
+    let Arguments { command, json } = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return misused(&error),
+    };
     let done = match command {
         Command::Serve(arguments) => app::serve(&arguments, json),
         Command::Simulate(arguments) => app::simulate(&arguments),
@@ -117,10 +121,60 @@ pub fn run() -> ExitCode {
         Command::Cost(arguments) => cost::run(&arguments, json),
     };
     let Err(error) = done else { return ExitCode::SUCCESS };
-    if json {
-        eprintln!("{}", serde_json::json!({ "error": { "message": error.to_string() } }));
-    } else {
-        eprintln!("weir: {error}");
-    }
+    tell(&error.to_string(), json);
     ExitCode::FAILURE
+}
+
+/// Says what was wrong, for people or for machines.
+fn tell(message: &str, json: bool) {
+    if json {
+        eprintln!("{}", serde_json::json!({ "error": { "message": message } }));
+    } else {
+        eprintln!("weir: {message}");
+    }
+}
+
+/// Says in a sentence why the arguments cannot be used; help and version are no errors.
+fn misused(error: &clap::Error) -> ExitCode {
+    use ErrorKind::DisplayHelp;
+    use ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    use ErrorKind::DisplayVersion;
+    let help = [DisplayHelp, DisplayVersion, DisplayHelpOnMissingArgumentOrSubcommand];
+    if help.contains(&error.kind()) {
+        error.exit();
+    }
+    let json = std::env::args_os().any(|argument| argument == "--json");
+    tell(&sentence(&error.render().to_string()), json);
+    ExitCode::from(2)
+}
+
+/// What the parser says in paragraphs: the fault, perhaps a tip, the usage.
+fn sentence(paragraphs: &str) -> String {
+    let said = paragraphs.split("\n\n").filter(|said| !said.starts_with("For more information"));
+    let said = said.map(|said| said.split_whitespace().collect::<Vec<_>>().join(" "));
+    let said: Vec<String> = said.filter(|said| !said.is_empty()).collect();
+    said.join("; ").trim_start_matches("error: ").replacen("; Usage: ", "; usage: ", 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misuse_is_told_in_one_line() {
+        let said = |arguments: &[&str]| {
+            let error = Arguments::try_parse_from(arguments).unwrap_err();
+            sentence(&error.render().to_string())
+        };
+        assert_eq!(
+            said(&["weir", "key", "create"]),
+            "the following required arguments were not provided: --name <NAME>; usage: weir key \
+             create --name <NAME>"
+        );
+        assert_eq!(
+            said(&["weir", "serv"]),
+            "unrecognized subcommand 'serv'; tip: some similar subcommands exist: 'search', \
+             'serve'; usage: weir [OPTIONS] <COMMAND>"
+        );
+    }
 }

@@ -212,9 +212,19 @@ fn explain(arguments: &Explain, json: bool) -> Result<(), AppError> {
         .decide(&policy, &live)
         .map_err(|error| fail(format!("{}: {}", arguments.request.display(), error.message)))?;
     match json {
-        true => print_json(&json!(explanation)),
+        true => print_json(&with_all_rules(&explanation, &policy)),
         false => print(&in_words(&explanation, &policy)),
     }
+}
+
+/// A decision for machines; rules behind the one that decided were not asked.
+fn with_all_rules(explanation: &Explanation, policy: &policy::Policy) -> Value {
+    let mut shown = json!(explanation);
+    if let Some(rules) = shown["rules"].as_array_mut() {
+        let unasked = policy.rules().iter().skip(rules.len());
+        rules.extend(unasked.map(|rule| json!({ "rule": &*rule.name, "outcome": "not reached" })));
+    }
+    shown
 }
 
 fn scenario(arguments: &Explain) -> Result<Scenario, AppError> {

@@ -25,6 +25,8 @@ use super::policy::fail;
 use super::policy::print;
 use super::spend::text;
 
+/// Sources that are listed and searched at most.
+const MOST_SOURCES: u32 = 10_000;
 /// How often a run is looked at while somebody waits.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -104,9 +106,9 @@ struct Add {
 pub(super) struct Search {
     /// A question.
     query: String,
-    /// The source's name or id.
+    /// The source's name or id; all of them when left out.
     #[arg(long)]
-    source: String,
+    source: Option<String>,
     /// How many passages.
     #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u8).range(1..=100))]
     top_k: u8,
@@ -136,7 +138,7 @@ pub(super) fn run(arguments: &Sources, json: bool) -> Result<(), AppError> {
             }
             Action::Runs { source } => {
                 let row = found(&sources, source).await?;
-                let runs = sources.runs(row.id, None, 20).await?;
+                let runs = sources.runs(row.id, (None, false), 20).await?;
                 runs.iter().try_for_each(|run| tell(run, json))
             }
             Action::Delete { source } => {
@@ -144,6 +146,11 @@ pub(super) fn run(arguments: &Sources, json: bool) -> Result<(), AppError> {
                 sources.delete(row.id).await?;
                 let documents = Documents::of(&database)?;
                 let gone = documents.delete_source(&row.id.to_string()).await?;
+                if json {
+                    let told = json!({ "object": "embedding.source.deleted", "id": row.id,
+                        "deleted": true, "documents": gone });
+                    return print(&format!("{}\n", text(&told)?));
+                }
                 print(&format!("{} is gone, and {gone} documents with it\n", row.name))
             }
         }
@@ -153,8 +160,7 @@ pub(super) fn run(arguments: &Sources, json: bool) -> Result<(), AppError> {
 /// Searches as a gateway does, by vectors and by words.
 pub(super) fn search(arguments: &Search, json: bool) -> Result<(), AppError> {
     let Search { query, source, top_k, config } = arguments;
-    let body = json!({ "query": query, "source": source, "top_k": top_k });
-    let answer = search_once(config.as_deref(), &body)?;
+    let answer = search_once(config.as_deref(), (query, source.as_deref(), *top_k))?;
     if json {
         return print(&format!("{}\n", text(&answer)?));
     }
@@ -222,8 +228,8 @@ fn read(path: &PathBuf) -> Result<SourceFile, AppError> {
 
 async fn list(sources: &Rows, json: bool) -> Result<(), AppError> {
     let mut data = Vec::new();
-    for row in sources.list("", 1_000).await? {
-        let last = sources.runs(row.id, None, 1).await?;
+    for row in sources.list("", MOST_SOURCES).await? {
+        let last = sources.runs(row.id, (None, false), 1).await?;
         data.push(source::show(&row, last.first()));
     }
     if json {

@@ -28,6 +28,11 @@ const LONGEST: usize = 8_000;
 /// Longest wait for the question's vector; then only words are compared.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Sources that are searched at once.
+const MOST_SOURCES: u32 = 1000;
+/// The code of a source without an index.
+const NOT_READY: &str = "source_not_ready";
+
 /// Answers searches. A clone is the same.
 #[derive(Clone)]
 pub struct Searcher {
@@ -77,6 +82,41 @@ impl Searcher {
         answered
     }
 
+    /// Searches every source that has an index, as the command line does where none is named. Each
+    /// source's best comes before any source's second: scores are made of ranks.
+    ///
+    /// # Errors
+    /// Those of [`Self::answer`]; 409 where no source has an index.
+    pub async fn everywhere(&self, query: &str, top_k: usize) -> Result<Value, ApiError> {
+        let (mut hits, mut degraded, mut indexes) = (Vec::new(), false, 0);
+        for source in self.sources.list("", MOST_SOURCES).await.map_err(away)? {
+            let body = json!({ "query": query, "source": source.name, "top_k": top_k });
+            let mut answer = match self.answer(body.to_string().as_bytes()).await {
+                Err(error) if error.code == NOT_READY => continue,
+                answered => answered?,
+            };
+            indexes += 1;
+            degraded |= answer.get("degraded").is_some();
+            for mut hit in answer["data"].as_array_mut().map(std::mem::take).unwrap_or_default() {
+                hit["source"] = source.name.as_str().into();
+                hits.push(hit);
+            }
+        }
+        if indexes == 0 {
+            let message =
+                "No source has an index yet; one is there when its first refresh has ended.";
+            return Err(ApiError::new(409, "invalid_request_error", NOT_READY, message));
+        }
+        let score = |hit: &Value| hit["score"].as_f64().unwrap_or_default();
+        hits.sort_by(|a, b| score(b).total_cmp(&score(a)));
+        hits.truncate(top_k);
+        let mut answer = json!({ "object": "list", "data": hits });
+        if degraded {
+            answer["degraded"] = "text_only".into();
+        }
+        Ok(answer)
+    }
+
     async fn find(&self, body: &[u8]) -> Result<Value, ApiError> {
         let asked = parse(body)?;
         let source = self.sources.find(&asked.source).await.map_err(away)?;
@@ -90,7 +130,7 @@ impl Searcher {
                 "`{}` has no index yet; it is there when its first refresh has ended.",
                 source.name
             );
-            ApiError::new(409, "invalid_request_error", "source_not_ready", message).param("source")
+            ApiError::new(409, "invalid_request_error", NOT_READY, message).param("source")
         })?;
         let texts = [asked.query.clone()];
         let embedder = self.embedder.impatient();

@@ -8,6 +8,7 @@ pub mod fold;
 mod fuzzed;
 mod keys;
 pub mod prune;
+pub mod realtime;
 pub mod request;
 pub mod response;
 pub(crate) mod scan;

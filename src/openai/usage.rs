@@ -86,6 +86,28 @@ impl Usage {
         usage.is_plausible().then_some(usage)
     }
 
+    /// Both together.
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Self {
+        Self {
+            input: self.input.saturating_add(other.input),
+            cached_input: self.cached_input.saturating_add(other.cached_input),
+            cached_audio_input: self.cached_audio_input.saturating_add(other.cached_audio_input),
+            cached_image_input: self.cached_image_input.saturating_add(other.cached_image_input),
+            cache_write: self.cache_write.saturating_add(other.cache_write),
+            audio_input: self.audio_input.saturating_add(other.audio_input),
+            image_input: self.image_input.saturating_add(other.image_input),
+            output: self.output.saturating_add(other.output),
+            reasoning: self.reasoning.saturating_add(other.reasoning),
+            audio_output: self.audio_output.saturating_add(other.audio_output),
+            image_output: self.image_output.saturating_add(other.image_output),
+            heard_ms: self.heard_ms.saturating_add(other.heard_ms),
+            characters: self.characters.saturating_add(other.characters),
+            web_searches: self.web_searches.saturating_add(other.web_searches),
+            long_retention: self.long_retention || other.long_retention,
+        }
+    }
+
     fn add_input_details(&mut self, raw: &[u8]) -> Option<()> {
         for (name, value) in named(raw, &part(raw)?) {
             let tokens = match &*name {

@@ -28,14 +28,48 @@ pub(super) fn read<T: DeserializeOwned + Default>(
     if source.text.trim().is_empty() {
         return Some(T::default());
     }
+    let error = match parse(&source.text) {
+        Ok(file) => return Some(file),
+        Err(error) => error,
+    };
+    let Some(text) = with_quoted_variables(&source.text) else {
+        findings.push(objection(File(source), error.without_snippet()));
+        return None;
+    };
+    let error = match parse(&text) {
+        Ok(file) => return Some(file),
+        Err(error) => error,
+    };
+    let quoted = Source { name: source.name.clone(), text };
+    findings.push(objection(File(&quoted), error.without_snippet()));
+    None
+}
+
+fn parse<T: DeserializeOwned + Default>(text: &str) -> Result<T, Error> {
     // A file of nothing but comments is a null document.
-    match serde_saphyr::from_str_with_options::<Option<T>>(&source.text, options()) {
-        Ok(file) => Some(file.unwrap_or_default()),
-        Err(error) => {
-            findings.push(objection(File(source), error.without_snippet()));
-            None
-        }
+    let file = serde_saphyr::from_str_with_options::<Option<T>>(text, options())?;
+    Ok(file.unwrap_or_default())
+}
+
+/// The text with each `${NAME}` quoted that is a value in braces, as in `{ secret: ${NAME} }`. People
+/// write it so, and YAML has braces end a plain text there. `None` where there is none.
+fn with_quoted_variables(text: &str) -> Option<String> {
+    let (mut out, mut rest, mut before) = (String::new(), text, '\n');
+    while let Some((head, tail)) = rest.split_once("${") {
+        let (name, after) = tail.split_once('}')?;
+        out.push_str(head);
+        before = head.trim_end_matches(' ').chars().next_back().unwrap_or(before);
+        let line = out.rsplit('\n').next().unwrap_or_default();
+        let in_quotes = line.matches('"').count() % 2 == 1;
+        let is_name = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        let ends = after.trim_start().starts_with([',', '}', ']']);
+        let quote = is_name && ends && !in_quotes && [':', ',', '[', '{'].contains(&before);
+        let quote = if quote { "\"" } else { "" };
+        out.extend([quote, "${", name, "}", quote]);
+        (rest, before) = (after, '}');
     }
+    out.push_str(rest);
+    (out.len() > text.len()).then_some(out)
 }
 
 fn options() -> serde_saphyr::Options {
@@ -239,4 +273,26 @@ fn first_of(text: &str, second: &Location, key: &str) -> Option<(u64, u64)> {
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_in_braces_needs_no_quotes() {
+        let cases = [
+            (
+                "- { url: https://a, secret: ${S}, events: [a.*] }\n",
+                Some("- { url: https://a, secret: \"${S}\", events: [a.*] }\n"),
+            ),
+            ("a: [${X}, b, ${Y}]", Some("a: [\"${X}\", b, \"${Y}\"]")),
+            ("a: ${X}\nb: \"{ c: ${Y} }\"\n", None),
+            ("a: { b: Bearer ${X} }", None),
+            ("a: ${X", None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(with_quoted_variables(text).as_deref(), expected, "{text}");
+        }
+    }
 }

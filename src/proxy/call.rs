@@ -14,7 +14,6 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::metering::cost::UsageSource;
 use crate::openai::endpoint::Endpoint;
 use crate::openai::error::ApiError;
 use crate::openai::request::RequestView;
@@ -38,6 +37,9 @@ use super::quota;
 use super::record::Record;
 use super::record::micros;
 use super::relay::Reply;
+
+/// Bytes of a request and its answer that are counted before the answer leaves.
+const COUNTED_AT_ONCE: usize = 64 << 10;
 
 /// The call's record.
 pub(super) const ID: HeaderName = HeaderName::from_static("x-weir-id");
@@ -275,13 +277,17 @@ impl Call {
 
     /// Prices a whole answer and writes its cost to the headers.
     pub(super) fn price_into(&mut self, headers: &mut HeaderMap) {
-        let Some(usage) = self.usage else { return };
-        let bill = self.bill_of(&usage, UsageSource::Reported);
+        // What was not reported is counted at once where that is quick, else behind the answer.
+        let text = self.seen_text.as_ref().map_or(0, String::len);
+        if self.wants_estimate() && self.request.len() + text <= COUNTED_AT_ONCE {
+            self.estimate();
+        }
+        self.bill_reported();
+        let Some(bill) = &self.bill else { return };
         if let Some(cost) = &bill.cost {
             set(headers, COST, &cost.to_string());
         }
         headers.insert(COST_STATUS, HeaderValue::from_static(bill.status.as_str()));
-        self.bill = Some(bill);
     }
 }
 

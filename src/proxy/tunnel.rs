@@ -1,15 +1,27 @@
-//! WebSockets (`/v1/realtime`): the handshake goes through, then bytes in both directions.
+//! WebSockets (`/v1/realtime`): the handshake goes through, then bytes in both directions. What the
+//! provider says of usage is read along.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Context;
+use std::task::Poll;
 
 use bytes::Bytes;
 use http::HeaderValue;
 use http::StatusCode;
+use http::Uri;
 use http::header;
 use http::request::Parts;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use tokio::io::AsyncRead;
+use tokio::io::AsyncWrite;
+use tokio::io::ReadBuf;
 use tokio::time::Instant;
 
 use crate::openai::error::ApiError;
+use crate::openai::realtime::SessionTap;
 use crate::upstream::OutBody;
 use crate::upstream::Outgoing;
 
@@ -35,10 +47,12 @@ pub(super) async fn open(
     let Some(client) = head.extensions.remove::<OnUpgrade>() else {
         return Err(error::bad_head("A WebSocket needs HTTP/1.1 and `Connection: upgrade`."));
     };
-    let route = call.policy.passthrough("");
+    let route = call.policy.passthrough(&model_of(&head.uri));
     models::check_query(&call.client, &head.uri)?;
     let mut headers = head::for_upstream(&head.headers);
     auth::credential(&mut headers, &call.client, &route.target.upstream);
+    // Else the frames may come compressed, and nobody could read what the session used.
+    headers.remove(header::SEC_WEBSOCKET_EXTENSIONS);
     headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     let body = OutBody::whole(Bytes::new());
@@ -46,6 +60,7 @@ pub(super) async fn open(
     let outgoing = Outgoing { method, path, headers, body, upgrade: true };
 
     let since = Instant::now();
+    call.asked = Arc::clone(&route.target.model);
     call.route = Some(route.clone());
     let sent = passthrough::ask(gateway, &route, outgoing, call).await;
     call.waited = since.elapsed();
@@ -73,16 +88,59 @@ async fn carry(client: OnUpgrade, provider: OnUpgrade, mut call: Call) {
         call.error = "upgrade_failed";
         return;
     };
-    let (mut client, mut provider) = (TokioIo::new(client), TokioIo::new(provider));
+    let mut provider = Tapped { inner: TokioIo::new(provider), tap: SessionTap::default() };
+    let mut client = TokioIo::new(client);
     match tokio::io::copy_bidirectional(&mut client, &mut provider).await {
         Ok((sent, received)) => {
             tracing::debug!(id = %call.id, sent_bytes = sent, received_bytes = received, "websocket closed");
-            call.complete = true;
         }
         // Either side left without a goodbye: the usual end of a WebSocket.
-        Err(error) => {
-            tracing::debug!(id = %call.id, %error, "websocket ended");
-            call.complete = true;
-        }
+        Err(error) => tracing::debug!(id = %call.id, %error, "websocket ended"),
+    }
+    call.complete = true;
+    call.usage = provider.tap.usage();
+    call.answer_id = provider.tap.answer_id().map(str::to_owned);
+}
+
+/// The model that a session is for, from the query.
+fn model_of(uri: &Uri) -> String {
+    let mut pairs = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
+    pairs.find(|(name, _)| name == "model").map(|(_, model)| model.into_owned()).unwrap_or_default()
+}
+
+/// The provider's side; what comes from it is read along.
+struct Tapped<S> {
+    inner: S,
+    tap: SessionTap,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Tapped<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.inner).poll_read(cx, buf);
+        self.tap.push(buf.filled().get(before..).unwrap_or_default());
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Tapped<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
     }
 }

@@ -1,6 +1,6 @@
 //! A client's connection as the HTTP engine sees it, with what the engine lacks: a deadline for the
-//! whole head, one for idling that costs no timer per request, a look at the raw head, and errors
-//! in OpenAI's shape where the engine answers by itself.
+//! whole head, one for idling that costs no timer per request, one for a client that takes nothing, a
+//! look at the raw head, and errors in OpenAI's shape where the engine answers by itself.
 
 use std::io;
 use std::io::IoSlice;
@@ -75,6 +75,66 @@ pub(super) struct Patience {
     pub(super) head: Duration,
     /// Between two requests.
     pub(super) idle: Duration,
+    /// Without taking anything of what is there for it.
+    pub(super) write: Duration,
+}
+
+/// Notices a client that takes nothing. The time is looked up only while it does not.
+pub(super) struct Stall {
+    limit: Duration,
+    since: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Stall {
+    pub(super) fn new(limit: Duration) -> Self {
+        Self { limit, since: None, timer: None }
+    }
+
+    /// The client took something, or nothing is there for it.
+    pub(super) fn over(&mut self) {
+        self.since = None;
+    }
+
+    /// Something is there for the client; ready when it has taken nothing for too long.
+    pub(super) fn poll_too_long(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let deadline = *self.since.get_or_insert_with(Instant::now) + self.limit;
+        poll_until(&mut self.timer, deadline, cx)
+    }
+
+    /// What a write came to; an error when the client has taken nothing for too long.
+    fn judge<T>(
+        &mut self,
+        write: Poll<io::Result<T>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<T>> {
+        if write.is_ready() {
+            self.over();
+            return write;
+        }
+        ready!(self.poll_too_long(cx));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing")))
+    }
+}
+
+/// Ready at the deadline, which may have moved since the last look: the timer is moved only when it
+/// fires, or when it would be late.
+fn poll_until(
+    timer: &mut Option<Pin<Box<Sleep>>>,
+    deadline: Instant,
+    cx: &mut Context<'_>,
+) -> Poll<()> {
+    let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+    if timer.deadline() > deadline {
+        timer.as_mut().reset(deadline);
+    }
+    loop {
+        ready!(timer.as_mut().poll(cx));
+        if Instant::now() >= deadline {
+            return Poll::Ready(());
+        }
+        timer.as_mut().reset(deadline);
+    }
 }
 
 /// The guarded connection.
@@ -91,6 +151,7 @@ pub(super) struct Guarded<S> {
     http2: bool,
     quiet_since: Instant,
     timer: Option<Pin<Box<Sleep>>>,
+    stall: Stall,
     /// An error in our words that replaces the engine's, and how much of it is written.
     instead: Option<(Vec<u8>, usize)>,
 }
@@ -108,6 +169,7 @@ impl<S> Guarded<S> {
             http2: false,
             quiet_since: Instant::now(),
             timer: None,
+            stall: Stall::new(patience.write),
             instead: None,
         };
         if http2 {
@@ -130,15 +192,11 @@ impl<S> Guarded<S> {
         if self.preface.complete(bytes) {
             return self.speaks_http2();
         }
-        if !self.shared.busy() && self.shared.begun() == self.check.good() {
-            self.check.all_answered();
-        }
         self.check.feed(bytes);
         self.shared.checked.store(self.check.good(), Ordering::Relaxed);
     }
 
-    /// Ready when the client has used up its patience. The timer is moved only when it fires, or
-    /// when a head begins and does not come whole.
+    /// Ready when the client has used up its patience.
     fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.shared.busy() {
             return Poll::Pending;
@@ -153,17 +211,7 @@ impl<S> Guarded<S> {
         } else {
             self.quiet_since + self.patience.idle
         };
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
-        if timer.deadline() > deadline {
-            timer.as_mut().reset(deadline);
-        }
-        loop {
-            ready!(timer.as_mut().poll(cx));
-            if Instant::now() >= deadline {
-                return Poll::Ready(());
-            }
-            timer.as_mut().reset(deadline);
-        }
+        poll_until(&mut self.timer, deadline, cx)
     }
 }
 
@@ -208,11 +256,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         if this.instead.is_none() {
             this.instead = (!this.http2).then(|| in_our_words(buf)).flatten().map(|e| (e, 0));
         }
-        if this.instead.is_some() {
-            ready!(this.poll_instead(cx))?;
-            return Poll::Ready(Ok(buf.len()));
-        }
-        Pin::new(&mut this.inner).poll_write(cx, buf)
+        let written = if this.instead.is_some() {
+            this.poll_instead(cx).map_ok(|()| buf.len())
+        } else {
+            Pin::new(&mut this.inner).poll_write(cx, buf)
+        };
+        this.stall.judge(written, cx)
     }
 
     fn poll_write_vectored(
@@ -225,7 +274,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         if this.instead.is_some() || (!this.http2 && engine_status(first).is_some()) {
             return Pin::new(this).poll_write(cx, first);
         }
-        Pin::new(&mut this.inner).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut this.inner).poll_write_vectored(cx, bufs);
+        this.stall.judge(written, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -233,11 +283,15 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
+        let this = self.get_mut();
+        let flushed = Pin::new(&mut this.inner).poll_flush(cx);
+        this.stall.judge(flushed, cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
+        let this = self.get_mut();
+        let shut = Pin::new(&mut this.inner).poll_shutdown(cx);
+        this.stall.judge(shut, cx)
     }
 }
 

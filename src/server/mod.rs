@@ -7,6 +7,7 @@ mod drain;
 mod guard;
 mod head_check;
 mod plane;
+mod streams;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,7 +16,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use pingora::listeners::L4BufferSettings;
 use pingora::listeners::ListenerConfig;
+use pingora::listeners::TcpSocketOptions;
 use pingora::listeners::tls::TlsSettings;
+use pingora::protocols::TcpKeepalive;
 use pingora::server::RunArgs;
 use pingora::server::Server;
 use pingora::server::ShutdownWatch;
@@ -39,8 +42,13 @@ use drain::Keeper;
 use guard::Patience;
 use plane::Plane;
 
-/// Connections without a request are closed after this long.
-const IDLE: Duration = Duration::from_secs(75);
+/// A client that says nothing is asked whether it is still there after this long, then this often.
+const PROBE_AFTER: Duration = Duration::from_secs(60);
+const PROBE_EVERY: Duration = Duration::from_secs(15);
+/// Probes without an answer that end the connection.
+const PROBES: usize = 4;
+/// The system counts it in milliseconds and 32 bits.
+const LONGEST_USER_TIMEOUT: Duration = Duration::from_secs(86_400);
 
 /// What the server is started with.
 #[derive(Clone, Debug)]
@@ -53,6 +61,10 @@ pub struct Settings {
     pub header_limit: usize,
     /// Time for a whole request head.
     pub header_timeout: Duration,
+    /// Time between two requests of a connection.
+    pub idle_timeout: Duration,
+    /// Time that a client may take nothing of what is there for it.
+    pub write_timeout: Duration,
     /// Client connections at the same time.
     pub connections: u32,
     /// How long connections are still taken after SIGTERM, so that balancers notice.
@@ -147,7 +159,11 @@ fn data_plane(
     gateway: Gateway,
     metrics: &Arc<Metrics>,
 ) -> Result<Service<Plane>, StartError> {
-    let patience = Patience { head: settings.header_timeout, idle: IDLE };
+    let patience = Patience {
+        head: settings.header_timeout,
+        idle: settings.idle_timeout,
+        write: settings.write_timeout,
+    };
     let plane = Plane::new(
         Arc::new(gateway),
         Arc::clone(metrics),
@@ -156,14 +172,28 @@ fn data_plane(
         settings.connections,
     );
     // hyper buffers; a second buffer would cost memory and copies.
-    let mut listener =
-        ListenerConfig::tcp(settings.listen.to_string()).l4_buffer(L4BufferSettings::unbuffered());
+    let mut listener = ListenerConfig::tcp(settings.listen.to_string())
+        .tcp_socket_options(socket_options(settings.write_timeout))
+        .l4_buffer(L4BufferSettings::unbuffered());
     if let Some((certificate, key)) = &settings.tls {
         listener = listener.tls(tls(certificate, key)?);
     }
     let mut service = Service::new("data plane".to_owned(), plane);
     service.add_listener(listener);
     Ok(service)
+}
+
+/// Clients that are gone without a goodbye are noticed, also while nothing is sent to them.
+fn socket_options(write_timeout: Duration) -> TcpSocketOptions {
+    let mut options = TcpSocketOptions::default();
+    options.tcp_keepalive = Some(TcpKeepalive {
+        idle: PROBE_AFTER,
+        interval: PROBE_EVERY,
+        count: PROBES,
+        // What was written and is not acknowledged: nobody else notices after an answer's end.
+        user_timeout: write_timeout.min(LONGEST_USER_TIMEOUT),
+    });
+    options
 }
 
 fn tls(certificate: &str, key: &str) -> Result<TlsSettings, StartError> {

@@ -18,7 +18,6 @@ use http_body::Frame;
 use http_body::SizeHint;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioExecutor;
 use hyper_util::rt::TokioIo;
 use hyper_util::rt::TokioTimer;
 use hyper_util::server::conn::auto;
@@ -41,6 +40,9 @@ use super::guard::Patience;
 use super::guard::Running;
 use super::guard::Shared;
 use super::guard::close_with;
+use super::streams::Streams;
+use super::streams::asked;
+use super::streams::fetched;
 
 /// HTTP/2 limits, those that Envoy recommends for an edge.
 const MAX_STREAMS: u32 = 100;
@@ -57,7 +59,7 @@ pub(super) const LEAST_BUFFER: usize = 8192;
 pub(super) struct Plane {
     gateway: Arc<Gateway>,
     metrics: Arc<Metrics>,
-    http: auto::Builder<TokioExecutor>,
+    http: auto::Builder<Streams>,
     patience: Patience,
     max_connections: i64,
 }
@@ -70,7 +72,7 @@ impl Plane {
         patience: Patience,
         max_connections: u32,
     ) -> Self {
-        let mut http = auto::Builder::new(TokioExecutor::new());
+        let mut http = auto::Builder::new(Streams { patience: patience.write });
         // Heads, whole answers and events are small: one buffer costs less to send than two.
         http.http1().writev(false).max_buf_size(header_limit.max(LEAST_BUFFER));
         http.http2()
@@ -196,7 +198,12 @@ impl Body for Served {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        Pin::new(&mut self.inner).poll_frame(cx)
+        asked();
+        let frame = Pin::new(&mut self.inner).poll_frame(cx);
+        if frame.is_ready() {
+            fetched();
+        }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

@@ -115,17 +115,21 @@ impl Sources {
     pub async fn runs(
         &self,
         source: Uuid,
-        after: Option<Uuid>,
+        (after, ascending): (Option<Uuid>, bool),
         limit: u32,
     ) -> Result<Vec<SourceRun>, StoreError> {
+        let (beyond, order, start) = match ascending {
+            true => (">", "asc", Uuid::nil()),
+            false => ("<", "desc", Uuid::max()),
+        };
         let sql = format!(
-            "select {} from embedding_runs where source_id = {} and id < {} \
-             order by id desc limit {limit}",
+            "select {} from embedding_runs where source_id = {} and id {beyond} {} \
+             order by id {order} limit {limit}",
             self.object(&RUN),
             self.database.id(1),
             self.database.id(2),
         );
-        let after = after.unwrap_or(Uuid::max());
+        let after = after.unwrap_or(start);
         let statement = sqlx::query(AssertSqlSafe(sql)).bind(source.to_string());
         let rows = statement.bind(after.to_string()).fetch_all(&self.pool).await;
         self.read_all(rows)

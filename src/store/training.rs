@@ -153,6 +153,8 @@ pub struct JobQuery {
     pub dataset: Option<Uuid>,
     /// At most so many.
     pub limit: u32,
+    /// The oldest first; `after` is then the one that came before.
+    pub ascending: bool,
 }
 
 /// Reads and writes jobs.
@@ -237,7 +239,9 @@ impl TrainingQueue {
     pub async fn list(&self, query: &JobQuery) -> Result<Vec<TrainingJob>, StoreError> {
         let mut binds = Vec::new();
         let mut holds = vec!["true".to_owned()];
-        for (id, compared) in [(query.after, "job_id <"), (query.dataset, "dataset_id =")] {
+        let (beyond, order) =
+            if query.ascending { ("job_id >", "asc") } else { ("job_id <", "desc") };
+        for (id, compared) in [(query.after, beyond), (query.dataset, "dataset_id =")] {
             if let Some(id) = id {
                 binds.push(id.to_string());
                 holds.push(format!("{compared} {}", self.database.id(binds.len())));
@@ -248,7 +252,7 @@ impl TrainingQueue {
             holds.push(format!("status = ${}", binds.len()));
         }
         let sql = format!(
-            "select {} from training_queue where {} order by job_id desc limit {}",
+            "select {} from training_queue where {} order by job_id {order} limit {}",
             self.object(),
             holds.join(" and "),
             query.limit

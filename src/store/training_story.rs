@@ -133,13 +133,11 @@ impl TrainingQueue {
     pub async fn events(
         &self,
         job: Uuid,
-        after: Option<&str>,
+        (after, ascending): (Option<&str>, bool),
         limit: u32,
     ) -> Result<Vec<JobEvent>, StoreError> {
-        let holds = "and seq < (select seq from training_events as e where e.job_id = \
-                     training_events.job_id and e.event_id = $2)";
-        let holds = if after.is_some() { holds } else { "and $2 is null" };
-        let order = format!("{holds} order by seq desc limit {limit}");
+        let place = ("training_events", "seq", "event_id");
+        let order = beyond(place, after.is_some(), ascending, limit);
         self.told("training_events", &EVENT, &order, (job, after)).await
     }
 
@@ -150,13 +148,11 @@ impl TrainingQueue {
     pub async fn checkpoints(
         &self,
         job: Uuid,
-        after: Option<&str>,
+        (after, ascending): (Option<&str>, bool),
         limit: u32,
     ) -> Result<Vec<Checkpoint>, StoreError> {
-        let holds = "and step < (select step from training_checkpoints as e where e.job_id = \
-                     training_checkpoints.job_id and e.checkpoint_id = $2)";
-        let holds = if after.is_some() { holds } else { "and $2 is null" };
-        let order = format!("{holds} order by step desc limit {limit}");
+        let place = ("training_checkpoints", "step", "checkpoint_id");
+        let order = beyond(place, after.is_some(), ascending, limit);
         self.told("training_checkpoints", &CHECKPOINT, &order, (job, after)).await
     }
 
@@ -187,4 +183,22 @@ impl TrainingQueue {
             Err(error) => none_without_ledger(self.database.unreadable(&error), Vec::new()),
         }
     }
+}
+
+/// The rows after the one that `$2` names, or all, in an order.
+fn beyond(
+    (table, column, id): (&str, &str, &str),
+    after: bool,
+    ascending: bool,
+    limit: u32,
+) -> String {
+    let (beyond, order) = if ascending { (">", "asc") } else { ("<", "desc") };
+    let holds = match after {
+        true => format!(
+            "and {column} {beyond} (select {column} from {table} as e where e.job_id = \
+             {table}.job_id and e.{id} = $2)"
+        ),
+        false => "and $2 is null".to_owned(),
+    };
+    format!("{holds} order by {column} {order} limit {limit}")
 }

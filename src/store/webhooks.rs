@@ -84,6 +84,8 @@ pub struct DeliveryQuery {
     pub after: Option<Uuid>,
     /// At most so many.
     pub limit: u32,
+    /// The oldest first; `after` is then the one that came before.
+    pub ascending: bool,
 }
 
 /// Reads and writes endpoints.
@@ -182,9 +184,10 @@ impl Webhooks {
     ) -> Result<Vec<DeliveryRow>, StoreError> {
         let mut binds = vec![receiver.to_owned()];
         let mut holds = vec!["d.receiver = $1".to_owned()];
+        let (beyond, order) = if query.ascending { (">", "asc") } else { ("<", "desc") };
         if let Some(after) = query.after {
             binds.push(after.to_string());
-            holds.push(format!("d.id < {}", self.database.id(binds.len())));
+            holds.push(format!("d.id {beyond} {}", self.database.id(binds.len())));
         }
         if let Some(state) = &query.state {
             binds.push(state.clone());
@@ -192,7 +195,7 @@ impl Webhooks {
         }
         let sql = format!(
             "select {} from webhook_deliveries as d join outbox as o on o.seq = d.seq \
-             where {} order by d.id desc limit {}",
+             where {} order by d.id {order} limit {}",
             self.delivery(),
             holds.join(" and "),
             query.limit

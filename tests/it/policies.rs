@@ -131,6 +131,9 @@ fn explain_shows_each_rule_and_the_decision() {
     let out: Value = serde_json::from_str(&out).unwrap();
     assert_eq!((&out["route"], &out["model"]), (&json!("default"), &json!("gpt-5.6-sol")));
     assert_eq!(out["rules"].as_array().map(Vec::len), Some(2));
+    let (_, out, _) = ask("bot", &["--json"]);
+    let out: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(out["rules"][1], json!({ "rule": "denied", "outcome": "not reached" }));
 
     let (code, _, error) = policy(home.path(), &["explain", "--request", "-"], "{}");
     assert!(code == Some(1) && error.starts_with("weir: -: The field `model`"), "{error}");
@@ -194,6 +197,81 @@ fn every_example_of_the_documentation_is_a_policy_and_its_tests_hold() {
         tests += tested.cases.len();
     }
     assert!(policies > 10 && tests > 15, "{policies} examples with {tests} tests were found");
+}
+
+/// The folder that the contract shows, letter by letter, but for its comments.
+const CONTRACT: &str = r#"
+upstreams:
+  openai:
+    base_url: https://api.openai.com/v1
+    api_key: ${OPENAI_API_KEY}
+    timeouts: { connect: 2s, first_byte: 60s, idle: 120s }
+    max_in_flight: 1000
+
+models:
+  gpt-6-luna:    { upstream: openai, quality: 0.70 }
+  gpt-6.1-terra: { upstream: openai, quality: 0.85 }
+  gpt-6.1-sol:   { upstream: openai, quality: 1.00 }
+  house-llama:   { upstream: vllm, as: meta-llama/Llama-3.3-70B, price: { input: 0.10, output: 0.30 }, context: 131072, encoding: o200k_base }
+
+routes:
+  - name: long-context
+    when: tokens.prompt > 200000
+    use: gpt-6.1-terra
+  - name: important
+    when: importance == "high" || "critical" in key.tags
+    use: gpt-6.1-sol
+    fallback: [gpt-5.6-sol]
+    attempts: 3
+    deadline: 90s
+  - name: auto
+    when: request.model == "auto"
+    cheapest: { of: [gpt-6-luna, gpt-6.1-terra, gpt-6.1-sol], min_quality: 0.6, max_p95: 8s }
+  - name: luna-canary
+    when: request.model == "support-bot"
+    split: { "ft:gpt-4.1-mini:acme:support:abc": 5, gpt-4.1-mini: 95 }
+    sticky: user
+  - name: no-preview-models
+    when: request.model.contains("preview")
+    reject: { message: "preview models are not allowed here" }
+
+limits:
+  - name: support-team
+    match: key.team == "support"
+    per: key
+    budget: { usd: 50, every: day }
+    requests: 600/min
+    tokens: 1000000/min
+    on_budget: { downgrade: gpt-6-luna }
+
+capture:
+  - { when: '"no-train" in key.tags', mode: "off" }
+  - { when: 'true', mode: full, sample: 1.0, redact: [secrets], keep: 90d }
+
+hooks:
+  - { url: https://hook.example/abc, secret: ${HOOK_SECRET}, events: [fine_tune.*, policy.rejected, budget.*] }
+"#;
+const CONTRACT_TESTS: &str = r#"
+tests:
+  - name: a short unimportant question goes to the cheapest model
+    request: { model: auto, messages: [{ role: user, content: hi }] }
+    key: { team: support }
+    expect: { route: auto, model: gpt-6-luna }
+"#;
+
+#[test]
+fn the_contracts_example_is_a_policy_as_it_stands_and_its_test_holds() {
+    let env = [("OPENAI_API_KEY", "sk-1"), ("HOOK_SECRET", "a secret")];
+    let env = env.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    let settings = Settings { env, ..Settings::default() };
+    // The contract shows one provider, and names another.
+    let vllm = "upstreams: { vllm: { base_url: \"http://127.0.0.1:8000/v1\" } }";
+    let files = [("a.yaml", CONTRACT), ("b.yaml", vllm), ("tests/a.yaml", CONTRACT_TESTS)];
+    let files = files.map(|(name, text)| (name.to_owned(), text.to_owned())).into();
+    let (checked, tested) = Policy::verify(&Sources::of(files), &settings);
+    let said: String = checked.diagnostics.iter().map(ToString::to_string).collect();
+    assert!(checked.policy.is_some() && said.is_empty(), "{said}");
+    assert!(tested.cases.len() == 1 && tested.cases[0].passed);
 }
 
 #[test]

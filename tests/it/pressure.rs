@@ -157,6 +157,31 @@ fn a_request_sent_ahead_is_looked_at_as_closely_as_any_other() {
 }
 
 #[test]
+fn a_request_sent_ahead_behind_chunks_is_served_and_looked_at() {
+    let upstream = Upstream::with(|_, request| Answer::json(200, request.target.clone()));
+    let gateway = Gateway::start(&upstream);
+    let chunks = "6;x=1\r\n{\"a\":1\r\n1\r\n}\r\n0\r\n";
+    let start =
+        format!("POST /v1/one HTTP/1.1\r\nhost: a\r\n{KEY}transfer-encoding: chunked\r\n\r\n");
+    for trailer in ["\r\n", "x-sum: 1\r\n\r\n"] {
+        let chunked = format!("{start}{chunks}{trailer}");
+        let next = format!("GET /v1/two HTTP/1.1\r\nhost: a\r\n{KEY}\r\n");
+        let mut raw = Raw::connect(gateway.data());
+        raw.send(format!("{chunked}{next}{chunked}{next}"));
+        for path in ["/v1/one", "/v1/two", "/v1/one", "/v1/two"] {
+            let answer = raw.response().unwrap();
+            assert_eq!((answer.status, answer.text().as_str()), (200, path));
+        }
+        let twice = format!(
+            "{start}0\r\n\r\nGET /v1/two HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n"
+        );
+        raw.send(twice);
+        assert_eq!(raw.response().unwrap().status, 200);
+        raw.response().unwrap().assert_error(400, "invalid_request_error", "invalid_request");
+    }
+}
+
+#[test]
 fn a_provider_that_speaks_no_http_is_a_bad_gateway() {
     let nonsense = [
         "hello\r\n\r\n".to_owned(),

@@ -272,6 +272,12 @@ fn wrong_usage_is_2_and_help_is_0() {
     for arguments in [&["--help"][..], &["--version"], &["serve", "--help"]] {
         assert_eq!(run(folder.path(), arguments, &[]).0, Some(0), "{arguments:?}");
     }
+    let (_, said) = run(folder.path(), &["key", "create"], &[]);
+    assert!(said.starts_with("weir: ") && said.trim_end().lines().count() == 1, "{said}");
+    assert!(said.contains("--name") && said.contains("usage: weir key create"), "{said}");
+    let (code, said) = run(folder.path(), &["key", "create", "--json"], &[]);
+    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert!(code == Some(2) && said["error"]["message"].as_str().unwrap().contains("--name"));
     let (code, said) = run(folder.path(), &["serve", "--config", "not-there.yaml"], &[]);
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("not-there.yaml"), "{said}");

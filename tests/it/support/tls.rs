@@ -20,10 +20,14 @@ use hyper_util::rt::TokioExecutor;
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto;
 use rustls::pki_types::PrivateKeyDer;
+use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
+use super::Gateway;
+use super::Upstream;
 use super::answer::CHAT;
+use super::gateway::Builder;
 use super::world;
 
 /// A self-signed certificate for 127.0.0.1 and localhost, with its key.
@@ -129,4 +133,15 @@ async fn answer(
     tokio::time::sleep(Duration::from_millis(20)).await;
     let answer = Response::builder().header("content-type", "application/json");
     Ok(answer.body(Full::from(CHAT)).unwrap())
+}
+
+/// A gateway behind TLS before a provider, and a client that trusts it.
+pub(crate) fn gateway(upstream: &Upstream) -> (Builder, TempDir, reqwest::ClientBuilder) {
+    let certificate = Certificate::new();
+    let folder = tempfile::tempdir().unwrap();
+    let (chain, key) = certificate.write(folder.path());
+    let tls = format!("tls: {{ certificate: {}, key: {} }}", chain.display(), key.display());
+    let root = reqwest::Certificate::from_der(certificate.inner.cert.der()).unwrap();
+    let client = super::http::client().add_root_certificate(root).no_proxy();
+    (Gateway::builder(upstream).config(&tls), folder, client)
 }
