@@ -576,12 +576,12 @@ fn library(config: &Config) -> Library {
 /// How apps search.
 fn search(searcher: &Arc<OnceLock<Searcher>>) -> Search {
     let searcher = Arc::clone(searcher);
-    Arc::new(move |body| {
+    Arc::new(move |body, patience| {
         let searcher = searcher.get().cloned();
         Box::pin(async move {
             let away =
                 || ApiError::new(503, "api_error", "server_overloaded", "The gateway starts.");
-            let answer = searcher.ok_or_else(away)?.answer(&body).await?;
+            let answer = searcher.ok_or_else(away)?.answer(&body, patience).await?;
             Ok(answer.to_string().into())
         })
     })

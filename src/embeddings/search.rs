@@ -59,12 +59,13 @@ struct Wanted {
 }
 
 impl Searcher {
-    /// Answers the body of `POST /api/search`.
+    /// Answers the body of `POST /api/search`. `patience` is how long the question's vector is waited
+    /// for, where somebody has less than usual; without one only words are compared.
     ///
     /// # Errors
     /// 400 names the field, 404 and 409 the source; 503 says that the store is away.
-    pub async fn answer(&self, body: &[u8]) -> Result<Value, ApiError> {
-        let answered = self.find(body).await;
+    pub async fn answer(&self, body: &[u8], patience: Option<Duration>) -> Result<Value, ApiError> {
+        let answered = self.find(body, patience.unwrap_or(PATIENCE)).await;
         let outcome = match &answered {
             Ok(answer) if answer.get("degraded").is_some() => "text_only",
             Ok(_) => "ok",
@@ -75,7 +76,7 @@ impl Searcher {
         answered
     }
 
-    async fn find(&self, body: &[u8]) -> Result<Value, ApiError> {
+    async fn find(&self, body: &[u8], patience: Duration) -> Result<Value, ApiError> {
         let asked = parse(body)?;
         let source = self.sources.find(&asked.source).await.map_err(away)?;
         let source = source.ok_or_else(|| {
@@ -93,7 +94,7 @@ impl Searcher {
         let texts = [asked.query.clone()];
         let embedder = self.embedder.impatient();
         let made = embedder.embed(&source.name, &index.shape.model, source.dimensions, &texts);
-        let vector = match tokio::time::timeout(PATIENCE, made).await {
+        let vector = match tokio::time::timeout(patience, made).await {
             Ok(Ok(made)) => made.vectors.into_iter().next(),
             Ok(Err(error)) => {
                 tracing::warn!(source = source.name, %error, "a question has no vector: only its words are compared");

@@ -38,6 +38,7 @@ use super::quota;
 use super::record::Record;
 use super::record::micros;
 use super::relay::Reply;
+use super::retrieve;
 
 /// The call's record.
 pub(super) const ID: HeaderName = HeaderName::from_static("x-weir-id");
@@ -84,6 +85,7 @@ impl Call {
             explanation: None,
             stream: false,
             request: Bytes::new(),
+            retrieval: None,
             attempts: 0,
             tries: Vec::new(),
             permit: None,
@@ -208,6 +210,9 @@ impl Call {
         }
         if let Some(explanation) = self.explanation.take() {
             set(headers, DECISION, &explanation);
+        }
+        if let Some(retrieval) = &self.retrieval {
+            retrieve::tell(retrieval, headers);
         }
         if let Some(permit) = &self.permit {
             quota::tell_standing(permit, headers);

@@ -196,6 +196,7 @@ pub struct Metrics {
     source_runs: IntCounterVec,
     chunks_embedded: IntCounter,
     searches: IntCounterVec,
+    retrievals: IntCounterVec,
     alias_shares: GaugeVec,
     budgets: GaugeVec,
     redis_up: IntGauge,
@@ -429,6 +430,12 @@ impl Metrics {
                 "Searches, by outcome: ok, text_only, refused, failed",
                 &["outcome"],
             )?,
+            retrievals: counters(
+                r,
+                "weir_retrievals_total",
+                "Requests whose rule puts passages of documents into them, by what came of it",
+                &["route", "outcome"],
+            )?,
             alias_shares: {
                 let (name, help) =
                     ("weir_alias_share", "Share of an alias's calls that a model gets, 0 to 1");
@@ -614,6 +621,11 @@ impl Metrics {
     /// Counts a search.
     pub fn search(&self, outcome: &str) {
         self.searches.with_label_values(&[outcome]).inc();
+    }
+
+    /// Counts a request that was to be given passages of documents.
+    pub fn retrieval(&self, route: &str, outcome: &str) {
+        self.retrievals.with_label_values(&[route, outcome]).inc();
     }
 
     /// Sets the shares, in percent, of the models that aliases lead to.

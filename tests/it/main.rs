@@ -32,6 +32,7 @@ mod process;
 mod promotion;
 mod reload;
 mod replay;
+mod retrieve;
 mod rolling;
 mod routing;
 mod secure;

@@ -20,15 +20,15 @@ use crate::support::http::post;
 use crate::support::postgres::Postgres;
 use crate::support::rows::rows;
 
-fn control(gateway: &Gateway, request: impl AsRef<[u8]>) -> Response {
+pub(crate) fn control(gateway: &Gateway, request: impl AsRef<[u8]>) -> Response {
     Raw::connect(gateway.control()).send(request).response().unwrap()
 }
 
-fn send(gateway: &Gateway, path: &str, body: &Value) -> Response {
+pub(crate) fn send(gateway: &Gateway, path: &str, body: &Value) -> Response {
     control(gateway, post(path, body.to_string()))
 }
 
-fn read(gateway: &Gateway, path: &str) -> Value {
+pub(crate) fn read(gateway: &Gateway, path: &str) -> Value {
     let answer = get(gateway.control(), path).unwrap();
     assert_eq!(answer.status, 200, "{path}: {}", answer.text());
     answer.json()
@@ -39,7 +39,7 @@ fn simulated() -> Builder {
 }
 
 /// The last run of a source, once it has ended.
-fn ended(gateway: &Gateway, source: &str, runs: usize) -> Value {
+pub(crate) fn ended(gateway: &Gateway, source: &str, runs: usize) -> Value {
     let path = format!("/api/embeddings/sources/{source}/runs");
     let mut all = Value::Null;
     eventually("the run has ended", || {
