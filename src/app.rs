@@ -8,9 +8,11 @@ use std::sync::Mutex;
 use std::sync::OnceLock;
 use std::sync::PoisonError;
 use std::time::Duration;
+use std::time::Instant;
 
 use http::Uri;
 use secrecy::SecretString;
+use serde_json::Value;
 use serde_json::json;
 use thiserror::Error;
 use uuid::Uuid;
@@ -75,6 +77,7 @@ use crate::store::Sources;
 use crate::store::StoreError;
 use crate::telemetry::log;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::traces::Tracer;
 use crate::training::dataset;
 use crate::training::poller::Poller;
 use crate::training::promotion;
@@ -83,6 +86,7 @@ use crate::training::trainer::Place;
 use crate::training::trainer::Trainer;
 use crate::upstream::SetupError;
 use crate::upstream::Upstreams;
+use crate::upstream::collector;
 use crate::upstream::outside::Outside;
 
 /// How often idle connections and dates are looked at.
@@ -99,8 +103,15 @@ const SHUTDOWNS_FIRST: Duration = Duration::from_secs(60);
 const SHUTDOWNS_EVERY: Duration = Duration::from_secs(24 * 3600);
 /// Longest wait at the start for what was used of limits before.
 const RESTORE: Duration = Duration::from_secs(5);
+/// Longest wait for one export of traces.
+const COLLECTOR_PATIENCE: Duration = Duration::from_secs(10);
+/// Longest wait for the last traces at the end.
+const LAST_TRACES: Duration = Duration::from_secs(5);
 /// Time for shipping when the drain has used up all of its own.
 const LEAST_SHIPPING: Duration = Duration::from_millis(500);
+
+/// Longest wait for the ledger at the end of a command; what is left waits in the spool.
+const LAST_ROWS: Duration = Duration::from_secs(5);
 
 /// What events of the policy are about: they arrive in order.
 const POLICY: &str = "policy";
@@ -177,6 +188,11 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
     );
     let aliases = Arc::new(AliasBook::default());
     let gateway = gateway.with_aliases(Arc::clone(&aliases));
+    let tracer = traces(&config, &environment, &metrics, &mut tasks)?;
+    let gateway = match &tracer {
+        Some(tracer) => gateway.with_tracer(Arc::clone(tracer)),
+        None => gateway,
+    };
     let (library, embedder) = (library(&config), embedder(&gateway));
     let gateway = match &database {
         Some(_) => gateway.with_search(search(&library.searcher)),
@@ -238,16 +254,23 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
     let settings = server_settings(&config, arguments.upgrade);
     tracing::info!(listen = %config.listen, control = %config.control.listen, simulate = arguments.simulate, "starting");
     let log = Arc::new(log);
-    let at_end =
-        (recorder.clone(), Arc::clone(&log), Arc::clone(&limits), Mutex::new(Some(last_counters)));
+    let at_end = (recorder.clone(), Arc::clone(&log), Arc::clone(&limits), tracer);
+    let last_counters = Mutex::new(Some(last_counters));
     let watched = |(name, task)| (name, board.watch(name, task));
     let tasks = tasks.into_iter().map(watched).collect();
     server::run(&settings, gateway, &metrics, &readiness, tasks, move |patience| {
-        let (recorder, log, limits, counters) = &at_end;
+        let (recorder, log, limits, tracer) = &at_end;
+        let deadline = Instant::now() + patience;
+        // They go on their way while the rest is written down.
+        let traces = tracer.as_ref().map(|tracer| tracer.flush());
         limits.leave(LEAST_SHIPPING);
-        write_last(counters, patience);
+        write_last(&last_counters, patience);
         if let Some(recorder) = recorder {
             recorder.close(patience.max(LEAST_SHIPPING));
+        }
+        if let Some(traces) = traces {
+            let left = deadline.saturating_duration_since(Instant::now());
+            traces.wait(left.clamp(LEAST_SHIPPING, LAST_TRACES));
         }
         log.flush();
     })?;
@@ -281,6 +304,53 @@ pub fn simulate(arguments: &cli::Simulate) -> Result<(), AppError> {
             .await
             .map_err(|error| AppError::Other(error.to_string()))
     })
+}
+
+/// Answers the body of a search as a gateway of these settings does: its policy chooses who makes
+/// the question's vector, its limits hold, and its ledger has the call.
+///
+/// # Errors
+/// What keeps a gateway from starting, or the search itself is refused.
+pub fn search_once(settings: Option<&Path>, body: &Value) -> Result<Value, AppError> {
+    let environment = Environment::of_process();
+    let config = Config::load(settings, &environment)?;
+    let off = || AppError::Other("`store` is off: there are no documents".to_owned());
+    let database = config.open_store(&environment)?.ok_or_else(off)?;
+    let mut policy_settings = environment.for_policies();
+    policy_settings.today = Some(today());
+    let policy = Policy::load(&config.policies, &policy_settings)?;
+    let metrics = Arc::new(Metrics::new()?);
+    let upstreams = Arc::new(Upstreams::new(&policy)?);
+    let policy = Arc::new(PolicyHandle::new(policy));
+    let recorder = start_recorder(&config, &environment, Some(&database), &metrics)?;
+    let (limits, courier) = limits(&config, &metrics)?;
+    let access = access(&config, &environment, Some(&database), Arc::clone(&limits))?;
+    // What was used before counts; what this call uses is in the ledger.
+    keep_limits(&limits, &policy, &metrics, Some(&database))?;
+    let gateway = Gateway::new(
+        policy,
+        upstreams,
+        Arc::clone(&metrics),
+        Arc::default(),
+        recorder.clone(),
+        access,
+        config.limits.body.0,
+    );
+    let embedder = embedder(&gateway);
+    let answer = cli::wait_for(async {
+        if let Some(courier) = courier {
+            tokio::spawn(courier.run());
+        }
+        database.migrate().await?;
+        let (sources, documents) = (Sources::of(&database)?, Documents::of(&database)?);
+        let searcher = Searcher { sources, documents, embedder, metrics };
+        let answer = searcher.answer(body.to_string().as_bytes(), None).await;
+        answer.map_err(|error| AppError::Other(error.message.to_string()))
+    })?;
+    if let Some(recorder) = recorder {
+        recorder.close(LAST_ROWS);
+    }
+    answer
 }
 
 /// Says which upstreams get no key at all, where callers' keys are not for them.
@@ -369,6 +439,20 @@ fn access(
     }
     let fingerprints = Fingerprinter::new(secret.as_ref(), spool);
     Ok(Access { requires_key, keys, fingerprints, limits })
+}
+
+/// What hands out traces, where there are any; what exports them joins the tasks.
+fn traces(
+    config: &Config,
+    environment: &Environment,
+    metrics: &Arc<Metrics>,
+    tasks: &mut Vec<(&'static str, Task)>,
+) -> Result<Option<Arc<Tracer>>, AppError> {
+    let Some(settings) = config.traces(environment)? else { return Ok(None) };
+    let client = collector::client(COLLECTOR_PATIENCE).map_err(AppError::Other)?;
+    let (tracer, task) = Tracer::new(settings, client, Arc::clone(metrics));
+    tasks.push(("traces", Box::pin(task)));
+    Ok(Some(tracer))
 }
 
 fn keep_keys(
@@ -590,7 +674,11 @@ fn search(searcher: &Arc<OnceLock<Searcher>>) -> Search {
 fn fetcher(config: &Config, upstreams: &Arc<Upstreams>) -> Result<Fetcher, AppError> {
     let key = SecretString::from(config.firecrawl.api_key.clone());
     let firecrawl = Firecrawl::new(&config.firecrawl.base_url, &key, Arc::clone(upstreams));
-    Ok(Fetcher { firecrawl: firecrawl.map_err(AppError::Other)? })
+    let outside = Outside::new(config.outbound.allow.clone(), HOOK_PATIENCE);
+    Ok(Fetcher {
+        firecrawl: firecrawl.map_err(AppError::Other)?,
+        outside: outside.map_err(AppError::Other)?,
+    })
 }
 
 /// Refreshes sources, and lets their documents be searched.

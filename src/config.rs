@@ -1,5 +1,7 @@
 //! weir.yaml: what needs a restart to change. Every key can also be set as `WEIR_<SECTION>_<KEY>`.
 
+mod traces;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -19,9 +21,13 @@ use crate::policy::units::Size;
 use crate::store::Credentials;
 use crate::store::Database;
 use crate::store::Objects;
+use crate::telemetry;
 use crate::training::provider::Profile;
 use crate::training::trainer::Place;
 use crate::upstream::outside::Allowed;
+
+pub use traces::TraceProtocol;
+pub use traces::Traces;
 
 /// The settings of one process.
 #[derive(Clone, Debug, Deserialize)]
@@ -63,6 +69,8 @@ pub struct Config {
     pub outbound: Outbound,
     /// The log.
     pub log: Log,
+    /// Where traces go.
+    pub traces: Traces,
 }
 
 /// PEM files of the data plane's certificate.
@@ -197,6 +205,7 @@ impl Default for Config {
             firecrawl: Firecrawl::default(),
             outbound: Outbound::default(),
             log: Log::default(),
+            traces: Traces::default(),
         }
     }
 }
@@ -311,6 +320,7 @@ impl Config {
             None if Path::new("weir.yaml").exists() => Self::read(Path::new("weir.yaml"))?,
             None => Self::default(),
         };
+        config.traces.read_standard(environment);
         for (name, value) in &environment.0 {
             config.set(name, value).map_err(|message| ConfigError(format!("{name}: {message}")))?;
         }
@@ -375,6 +385,17 @@ impl Config {
         Ok(Place { name: name.clone(), profile, base_url, has_key, webhook_secret })
     }
 
+    /// Where traces go; `None` where there are none.
+    ///
+    /// # Errors
+    /// A setting of them that cannot be used.
+    pub fn traces(
+        &self,
+        environment: &Environment,
+    ) -> Result<Option<telemetry::traces::Settings>, ConfigError> {
+        self.traces.settings(environment)
+    }
+
     fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|error| {
             ConfigError(format!("cannot read {}: {error}; check the path", path.display()))
@@ -382,8 +403,10 @@ impl Config {
         if text.trim().is_empty() {
             return Ok(Self::default());
         }
-        serde_saphyr::from_str(&text)
-            .map_err(|error| ConfigError(format!("{}: {error}", path.display())))
+        serde_saphyr::from_str(&text).map_err(|error| {
+            let error = if may_hold_secret(&text) { error.without_snippet() } else { &error };
+            ConfigError(format!("{}: {error}", path.display()))
+        })
     }
 
     /// Sets the key that an environment variable stands for; others are not ours.
@@ -418,6 +441,17 @@ impl Config {
                 value.clone_into(&mut self.firecrawl.webhook_secret);
             }
             "WEIR_OUTBOUND_ALLOW" => self.outbound.allow = value.parse()?,
+            "WEIR_TRACES_ENDPOINT" => {
+                self.traces.endpoint = (!value.is_empty()).then(|| value.to_owned());
+            }
+            "WEIR_TRACES_PROTOCOL" => self.traces.protocol = trace_protocol(value)?,
+            "WEIR_TRACES_SAMPLE" => self.traces.sample = traces::share(value)?,
+            "WEIR_TRACES_HEADERS" => {
+                self.traces.headers.0 = traces::pairs(value)?.into_iter().collect();
+            }
+            "WEIR_TRACES_SERVICE_NAME" => {
+                self.traces.service_name = (!value.is_empty()).then(|| value.to_owned());
+            }
             "WEIR_LOG_LEVEL" => value.clone_into(&mut self.log.level),
             "WEIR_LOG_FORMAT" => self.log.format = log_format(value)?,
             _ => {}
@@ -439,7 +473,10 @@ impl Config {
         }
         let secret = &mut self.trainer.webhook_secret;
         let Firecrawl { api_key, webhook_secret, .. } = &mut self.firecrawl;
-        for key in [&mut self.trainer.api_key, secret, api_key, webhook_secret] {
+        let headers = self.traces.headers.0.values_mut();
+        for key in
+            [&mut self.trainer.api_key, secret, api_key, webhook_secret].into_iter().chain(headers)
+        {
             *key = expand(key, &settings).unwrap_or_default();
         }
         let mut needed: Vec<(&str, &mut String)> = vec![
@@ -451,6 +488,9 @@ impl Config {
         ];
         if let Some(redis) = &mut self.redis {
             needed.push(("redis", redis));
+        }
+        if let Some(endpoint) = &mut self.traces.endpoint {
+            needed.push(("traces.endpoint", endpoint));
         }
         for (key, text) in needed {
             *text = expand(text, &settings).map_err(|variable| {
@@ -492,11 +532,22 @@ impl Config {
         self.redis()?;
         self.object_store(environment)?;
         self.trainer_place(None)?;
+        self.traces(environment)?;
         if self.tls.as_ref().is_some_and(|tls| tls.certificate.is_empty() || tls.key.is_empty()) {
             return fail("`tls` needs both `certificate` and `key`");
         }
         Ok(())
     }
+}
+
+/// Whether a file has a secret written out in it: then its lines are not shown beside an error.
+fn may_hold_secret(text: &str) -> bool {
+    const BEFORE: [&str; 5] = ["api_key", "webhook_secret", "headers", "redis:", "@"];
+    let is_elsewhere = |value: &str| {
+        let value = value.trim_start_matches([':', ' ', '"', '\'']);
+        ["${", "null", "\n"].iter().any(|harmless| value.starts_with(harmless))
+    };
+    BEFORE.iter().any(|key| text.split(key).skip(1).any(|value| !is_elsewhere(value)))
 }
 
 fn address(value: &str) -> Result<SocketAddr, String> {
@@ -519,6 +570,14 @@ fn log_format(value: &str) -> Result<LogFormat, String> {
     }
 }
 
+fn trace_protocol(value: &str) -> Result<TraceProtocol, String> {
+    match value {
+        "http" => Ok(TraceProtocol::Http),
+        "grpc" => Ok(TraceProtocol::Grpc),
+        _ => Err(format!("`{value}` is neither http nor grpc")),
+    }
+}
+
 fn size(value: &str) -> Result<Size, String> {
     Size::parse(value).ok_or_else(|| format!("`{value}` is no size; write it as 64KiB or 100MiB"))
 }
@@ -537,12 +596,12 @@ mod tests {
     use secrecy::ExposeSecret as _;
     use std::io::Write as _;
 
-    fn environment(pairs: &[(&str, &str)]) -> Environment {
+    pub(super) fn environment(pairs: &[(&str, &str)]) -> Environment {
         let pairs = pairs.iter().map(|&(name, value)| (name.to_owned(), value.to_owned()));
         Environment(pairs.collect())
     }
 
-    fn load(yaml: &str, env: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    pub(super) fn load(yaml: &str, env: &[(&str, &str)]) -> Result<Config, ConfigError> {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(yaml.as_bytes()).unwrap();
         Config::load(Some(file.path()), &environment(env))

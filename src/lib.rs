@@ -12,10 +12,10 @@
 //! | [`metering`] | prices, money, tokens | `openai` | `tiktoken_rs`, `regex_syntax`, `rustc_hash` |
 //! | [`redact`] | secrets and personal data in text | | `aho_corasick` |
 //! | [`policy`] | the policy folder: who gets which model, and why; checks, tests, reload | `openai`, `metering` | `cel`, `notify`, `schemars`, `serde_saphyr` |
-//! | [`telemetry`] | every metric series, the log | `openai`, `metering` | `prometheus`, `tracing_subscriber` |
+//! | [`telemetry`] | every metric series, the log, traces | `openai`, `metering`, `background` | `prometheus`, `tracing_subscriber`, `opentelemetry`, `opentelemetry_http`, `opentelemetry_otlp`, `opentelemetry_sdk` |
 //! | [`background`] | tasks beside the requests: when each ran last, what went wrong | | |
 //! | [`upstream`] | the way to a provider: connections, TLS, gates, retry budget | `openai`, `policy`, `telemetry` | `tokio_rustls`, `rustls_native_certs`, `reqwest` |
-//! | [`store`] | whatever outlives the process: spool, database, ledger, objects | `openai`, `metering`, `telemetry`, `background`, `redact` | `sqlx`, `crc32fast`, `half`, `object_store`, `subtle` |
+//! | [`store`] | whatever outlives the process: spool, database, ledger, objects | `openai`, `metering`, `telemetry`, `background`, `redact` | `sqlx`, `crc32fast`, `half`, `object_store`, `subtle`, `thread_priority` |
 //! | [`limits`] | who may use how much: counters, reservations, leases from Redis | `metering`, `policy`, `telemetry`, `background`, `store` | `redis` |
 //! | [`proxy`] | the data plane: the journey of one request | `openai`, `metering`, `policy`, `redact`, `telemetry`, `upstream`, `store`, `limits` | |
 //! | [`training`] | from captured calls to training data and tuned models | `openai`, `metering`, `policy`, `redact`, `store`, `telemetry`, `background`, `upstream` | `unicode_normalization`, `whatlang` |

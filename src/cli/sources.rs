@@ -1,5 +1,5 @@
-//! `weir sources` and `weir search`: sources of documents, in the store; a running gateway refreshes
-//! them, and answers searches.
+//! `weir sources` and `weir search`: sources of documents, in the store, which a running gateway
+//! refreshes; and their search, which needs no running gateway.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::app::AppError;
+use crate::app::search_once;
 use crate::embeddings::page::read_file;
 use crate::embeddings::source;
 use crate::store::Documents;
-use crate::store::SearchQuery;
 use crate::store::Source;
 use crate::store::SourceFile;
 use crate::store::SourceRun;
@@ -102,7 +102,7 @@ struct Add {
 /// What is searched for.
 #[derive(Debug, clap::Args)]
 pub(super) struct Search {
-    /// The words. A gateway searches by vectors, too: POST /api/search.
+    /// A question.
     query: String,
     /// The source's name or id.
     #[arg(long)]
@@ -150,39 +150,26 @@ pub(super) fn run(arguments: &Sources, json: bool) -> Result<(), AppError> {
     })?
 }
 
-/// Searches by words: there is no gateway here that could make a vector.
+/// Searches as a gateway does, by vectors and by words.
 pub(super) fn search(arguments: &Search, json: bool) -> Result<(), AppError> {
-    let (_, database) = open_store(arguments.config.as_deref())?;
-    wait_for(async {
-        let row = found(&Rows::of(&database)?, &arguments.source).await?;
-        let documents = Documents::of(&database)?;
-        let live = documents.live(&row.id.to_string()).await?;
-        let live = live.ok_or_else(|| fail(format!("`{}` has no index yet", row.name)))?;
-        let query = SearchQuery {
-            text: arguments.query.clone(),
-            vector: None,
-            top_k: arguments.top_k.into(),
-            filter: Default::default(),
-        };
-        let hits = documents.search(&live, &query).await?;
-        if json {
-            let data: Vec<Value> = hits
-                .iter()
-                .map(|hit| {
-                    json!({ "url": hit.url, "title": hit.title, "heading": hit.heading,
-                        "text": hit.text, "score": hit.score })
-                })
-                .collect();
-            let list = json!({ "object": "list", "data": data, "degraded": "text_only" });
-            return print(&format!("{}\n", text(&list)?));
-        }
-        let shown = hits.iter().map(|hit| {
-            let start: String = hit.text.split_whitespace().collect::<Vec<_>>().join(" ");
-            let start: String = start.chars().take(200).collect();
-            format!("{:.4}  {}  {}\n  {start}\n", hit.score, hit.url, hit.heading)
-        });
-        print(&shown.collect::<String>())
-    })?
+    let Search { query, source, top_k, config } = arguments;
+    let body = json!({ "query": query, "source": source, "top_k": top_k });
+    let answer = search_once(config.as_deref(), &body)?;
+    if json {
+        return print(&format!("{}\n", text(&answer)?));
+    }
+    if answer.get("degraded").is_some() {
+        eprintln!("weir: no vector could be made of the question: only its words were compared");
+    }
+    let data = answer["data"].as_array();
+    let shown = data.into_iter().flatten().map(|hit| {
+        let of = |name: &str| hit[name].as_str().unwrap_or_default();
+        let start: String = of("text").split_whitespace().collect::<Vec<_>>().join(" ");
+        let start: String = start.chars().take(200).collect();
+        let score = hit["score"].as_f64().unwrap_or_default();
+        format!("{score:.4}  {}  {}\n  {start}\n", of("url"), of("heading"))
+    });
+    print(&shown.collect::<String>())
 }
 
 fn definition(asked: &Add) -> Value {
@@ -277,6 +264,10 @@ fn line(run: &SourceRun) -> String {
     let shown = source::show_run(run);
     let count = |name: &str| shown["counts"][name].as_u64().unwrap_or(0);
     let error = run.error.as_ref().map_or_else(String::new, |error| format!("  {error}"));
+    if !run.has_ended() && count("pages_seen") == 0 {
+        let (fetched, total) = (count("pages_fetched"), count("pages_total"));
+        return format!("{}  {}  {fetched} of {total} pages fetched\n", run.id, run.state);
+    }
     format!(
         "{}  {}  {} pages: {} new, {} changed, {} unchanged, {} removed; {} chunks embedded{error}\n",
         run.id,

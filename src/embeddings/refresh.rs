@@ -12,6 +12,7 @@ use std::time::SystemTime;
 use serde_json::Value;
 use thiserror::Error;
 use tokio::sync::Semaphore;
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::background::note;
@@ -34,6 +35,7 @@ use super::chunk::Chunking;
 use super::chunk::cut;
 use super::embed::EmbedError;
 use super::embed::Embedder;
+use super::fetch::Counted;
 use super::fetch::FetchError;
 use super::fetch::Fetched;
 use super::fetch::Fetcher;
@@ -239,17 +241,36 @@ impl Refresher {
             run.jobs.push(job);
             self.save(run).await?;
         }
-        let job = run.jobs.first().cloned();
-        match self.fetcher.pages(source, &self.sources, job.as_deref()).await {
+        match self.pages(source, run).await {
             // Firecrawl keeps results for a day.
-            Err(FetchError::Crawl(error)) if error.is_unknown_job() && run.attempts > 1 => {
+            Err(Stop::Fetch(FetchError::Crawl(error)))
+                if error.is_unknown_job() && run.attempts > 1 =>
+            {
                 run.jobs.clear();
-                let job = self.fetcher.begin(source).await?;
-                run.jobs.extend(job.clone());
+                run.jobs.extend(self.fetcher.begin(source).await?);
                 self.save(run).await?;
-                Ok(self.fetcher.pages(source, &self.sources, job.as_deref()).await?)
+                self.pages(source, run).await
             }
-            fetched => Ok(fetched?),
+            fetched => fetched,
+        }
+    }
+
+    /// Waits for the pages, and writes down how many there are meanwhile.
+    async fn pages(&self, source: &Source, run: &mut SourceRun) -> Result<Fetched, Stop> {
+        let job = run.jobs.first().cloned();
+        let (tell, mut told) = watch::channel(Counted::default());
+        let mut pages =
+            std::pin::pin!(self.fetcher.pages(source, &self.sources, job.as_deref(), &tell));
+        loop {
+            tokio::select! {
+                fetched = &mut pages => return Ok(fetched?),
+                Ok(()) = told.changed() => {
+                    let (pages_fetched, pages_total) = *told.borrow_and_update();
+                    let tally = Tally { pages_fetched, pages_total, ..Tally::default() };
+                    run.counts = serde_json::to_value(&tally).unwrap_or(Value::Null);
+                    self.save(run).await?;
+                }
+            }
         }
     }
 
@@ -301,8 +322,8 @@ impl<'a> Work<'a> {
     /// Takes all pages in; returns the run's state and its row.
     async fn through(mut self, fetched: Fetched) -> Result<(&'static str, SourceRun), Stop> {
         self.tally.pages_total = fetched.total;
+        self.tally.pages_fetched = u64::try_from(fetched.pages.len()).unwrap_or(u64::MAX);
         for page in fetched.pages {
-            self.tally.pages_fetched += 1;
             match page {
                 Ok(page) => self.take(page).await?,
                 Err(left) => self.leave(left),
@@ -377,9 +398,14 @@ impl<'a> Work<'a> {
             metadata: page.metadata,
             run_id: self.run.id.to_string(),
         };
+        let before = match known.is_some() && self.run.is_full == 0 {
+            true => self.this.documents.passages(&self.index, &new.url).await?,
+            false => Vec::new(),
+        };
         let (chunking, shape) = (self.chunking.clone(), self.index.shape.clone());
-        let cutting =
-            tokio::task::spawn_blocking(move || cut(&page.title, &page.text, &chunking, &shape));
+        let cutting = tokio::task::spawn_blocking(move || {
+            cut(&page.title, &page.text, &chunking, &shape, &before)
+        });
         // It does not panic; were it to, the page would have nothing to find.
         self.waiting.push((new, cutting.await.unwrap_or_default()));
         let chunks: usize = self.waiting.iter().map(|(_, chunks)| chunks.len()).sum();

@@ -95,7 +95,10 @@ impl Searcher {
         let embedder = self.embedder.impatient();
         let made = embedder.embed(&source.name, &index.shape.model, source.dimensions, &texts);
         let vector = match tokio::time::timeout(patience, made).await {
-            Ok(Ok(made)) => made.vectors.into_iter().next(),
+            Ok(Ok(made)) => {
+                let vector = made.vectors.into_iter().next();
+                vector.filter(|vector| fits(vector, &source.name, index.shape.dimensions))
+            }
             Ok(Err(error)) => {
                 tracing::warn!(source = source.name, %error, "a question has no vector: only its words are compared");
                 None
@@ -117,6 +120,21 @@ impl Searcher {
         }
         Ok(answer)
     }
+}
+
+/// Whether a vector can be compared with those of the index: a model may have changed behind its
+/// name, and words find something until the next refresh tells.
+fn fits(vector: &[f32], source: &str, dimensions: u32) -> bool {
+    let fits = u32::try_from(vector.len()) == Ok(dimensions);
+    if !fits {
+        tracing::warn!(
+            source,
+            made = vector.len(),
+            dimensions,
+            "the model makes vectors of another length than the index has: only words are compared"
+        );
+    }
+    fits
 }
 
 /// A passage as it is shown.

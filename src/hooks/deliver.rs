@@ -12,6 +12,7 @@ use http::StatusCode;
 use tokio::time::MissedTickBehavior;
 use uuid::Uuid;
 
+use crate::background::note;
 use crate::policy::PolicyHandle;
 use crate::store::Database;
 use crate::store::StoreError;
@@ -107,7 +108,7 @@ impl Deliverer {
                 _ = count.tick() => this.count().await,
                 _ = sweep.tick() => this.sweep().await,
             };
-            if let Err(error) = done {
+            if let Err(error) = note(done) {
                 tracing::debug!(%error, "the outbox cannot be read");
             }
         }

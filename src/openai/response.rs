@@ -1,7 +1,10 @@
 //! What a whole answer says about itself, read beside the bytes that go to the client.
 
+use std::borrow::Cow;
+
 use serde_json::Value;
 
+use crate::openai::request::string;
 use crate::openai::scan;
 use crate::openai::usage::Usage;
 
@@ -74,7 +77,7 @@ impl AnswerFacts {
 
 /// A JSON string's text; None for any other value.
 fn text(value: &[u8]) -> Option<String> {
-    serde_json::from_slice(value).ok()
+    string(value).map(Cow::into_owned)
 }
 
 /// The first `finish_reason` of `choices`. Inside a JSON string its quotes would be escaped, so

@@ -29,6 +29,7 @@ use crate::upstream::root_cause;
 use super::auth;
 use super::auth::Client;
 use super::error;
+use super::traced::Traced;
 
 /// First pause between two tries; doubled each time, and shortened by chance so that clients which
 /// failed together do not come back together.
@@ -76,6 +77,8 @@ struct Walk<'a> {
     tries: Vec<Try>,
     /// Tries left at this target before the next one is asked.
     here: u32,
+    /// Where attempts are noted, when the call is traced.
+    trace: Option<&'a mut Traced>,
 }
 
 /// Sends what `outgoing` makes to the route's targets as often as it takes and the route, the
@@ -83,12 +86,12 @@ struct Walk<'a> {
 pub(super) async fn first_answer(
     upstreams: &Upstreams,
     metrics: &Metrics,
-    (client, route): (&Client, &Route),
+    (client, route, trace): (&Client, &Route, Option<&mut Traced>),
     outgoing: impl Fn(&Target) -> Outgoing,
     since: Instant,
 ) -> Tried {
     let begun = Instant::now();
-    let mut walk = Walk::begin(client, route, upstreams);
+    let mut walk = Walk::begin(client, route, trace, upstreams);
     let work = tries(upstreams, metrics, &mut walk, outgoing);
     let answer = match route.rule.deadline {
         None => work.await,
@@ -110,9 +113,13 @@ async fn tries(
     loop {
         walk.attempts += 1;
         let target = Arc::clone(walk.target());
-        let result = attempt(upstreams, &target, outgoing(&target)).await;
+        let mut outgoing = outgoing(&target);
+        if let Some(trace) = &mut walk.trace {
+            trace.asks(&target, &mut outgoing.headers);
+        }
+        let result = attempt(upstreams, &target, outgoing).await;
         metrics.attempt(&target.upstream.name, outcome(&result));
-        walk.tries.push((Arc::clone(&target), outcome(&result)));
+        walk.note(&target, &result);
         let last = walk.attempts >= walk.route.rule.attempts;
         // A kept connection that the provider was closing anyway says nothing about the provider.
         if !last && matches!(result, Err(Failure::Closed { reused: true, .. })) {
@@ -152,8 +159,14 @@ fn judge(
 
 impl<'a> Walk<'a> {
     /// Begins at the first target whose gate is open; at the first of all where none is.
-    fn begin(client: &'a Client, route: &'a Route, upstreams: &Upstreams) -> Self {
-        let mut walk = Self { client, route, at: 0, attempts: 0, tries: Vec::new(), here: 0 };
+    fn begin(
+        client: &'a Client,
+        route: &'a Route,
+        trace: Option<&'a mut Traced>,
+        upstreams: &Upstreams,
+    ) -> Self {
+        let mut walk =
+            Self { client, route, at: 0, attempts: 0, tries: Vec::new(), here: 0, trace };
         if !route.fallback.is_empty() && !is_open(upstreams, &route.target) {
             walk.at = walk.open_after(0, upstreams).unwrap_or(0);
         }
@@ -165,6 +178,15 @@ impl<'a> Walk<'a> {
         match self.at.checked_sub(1).and_then(|index| self.route.fallback.get(index)) {
             Some(fallback) => fallback,
             None => &self.route.target,
+        }
+    }
+
+    /// Notes what came of an attempt.
+    fn note(&mut self, target: &Arc<Target>, result: &Result<Answer, Failure>) {
+        self.tries.push((Arc::clone(target), outcome(result)));
+        if let Some(trace) = &mut self.trace {
+            let status = result.as_ref().ok().map(|answer| answer.head.status.as_u16());
+            trace.heard(outcome(result), status);
         }
     }
 

@@ -88,6 +88,7 @@ impl Call {
             retrieval: None,
             attempts: 0,
             tries: Vec::new(),
+            trace: None,
             permit: None,
             refusal: None,
             capture: Capture::metadata(),
@@ -173,9 +174,10 @@ impl Call {
     }
 
     /// Notes that the caller was not let in: counted and logged, and nothing of it goes to the
-    /// store, however many such callers there are.
+    /// store or into a trace, however many such callers there are.
     pub(super) fn turn_away(&mut self, outside: Outside) -> ApiError {
         self.recorded = true;
+        self.trace = None;
         self.capture = self.capture.at_most(CaptureMode::Off);
         outside.refuse(&self.metrics)
     }
@@ -219,6 +221,13 @@ impl Call {
         }
         if self.attempts > 1 && status >= 400 {
             headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+        }
+    }
+
+    /// Notes, where the call is traced, whether its answer still comes.
+    pub(super) fn answer_goes_on(&mut self, goes_on: bool) {
+        if let Some(trace) = self.trace.as_mut().filter(|_| goes_on) {
+            trace.goes_on();
         }
     }
 

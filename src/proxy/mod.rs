@@ -23,6 +23,7 @@ mod record;
 mod relay;
 mod retrieve;
 mod search;
+mod traced;
 mod tunnel;
 mod unattended;
 
@@ -49,6 +50,7 @@ use crate::policy::Target;
 use crate::store::AliasBook;
 use crate::store::Recorder;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::traces::Tracer;
 use crate::upstream::BodyError;
 use crate::upstream::OutBody;
 use crate::upstream::Outgoing;
@@ -72,6 +74,7 @@ use decide::Asked;
 use decide::capture_of_head;
 use decide::decide;
 use relay::Observer;
+use traced::Traced;
 use unattended::Unattended;
 
 /// The gateway between clients and providers. A clone is the same gateway.
@@ -85,6 +88,7 @@ pub struct Gateway {
     access: Arc<Access>,
     aliases: Arc<AliasBook>,
     search: Option<Search>,
+    tracer: Option<Arc<Tracer>>,
     body_limit: u64,
 }
 
@@ -122,6 +126,7 @@ impl Gateway {
             access,
             aliases,
             search: None,
+            tracer: None,
             body_limit,
         }
     }
@@ -136,6 +141,12 @@ impl Gateway {
     #[must_use]
     pub fn with_search(self, search: Search) -> Self {
         Self { search: Some(search), ..self }
+    }
+
+    /// The same, with traces.
+    #[must_use]
+    pub fn with_tracer(self, tracer: Arc<Tracer>) -> Self {
+        Self { tracer: Some(tracer), ..self }
     }
 
     /// Answers one request. Whatever becomes of it, dropping its `Call` bills, counts and logs
@@ -154,6 +165,7 @@ impl Gateway {
         }
         let policy = self.policy.current();
         let mut call = Call::begin(&self.metrics, self.recorder.as_ref(), policy, &head);
+        call.trace = self.tracer.as_ref().map(|tracer| Traced::begin(tracer, &head.headers));
         let identified = self.identify(&head);
         let outside = identified.map(|client| call.client = client).err();
         call.capture = capture_of_head(self, &head.headers, &call);
@@ -290,13 +302,15 @@ impl Gateway {
             outgoing(head, path, headers, OutBody::whole(body(target)))
         };
         let (upstreams, metrics) = (&self.upstreams, &self.metrics);
-        let asks = (&client, route);
-        let tried = attempts::first_answer(upstreams, metrics, asks, outgoing, call.started).await;
+        let started = call.started;
+        let asks = (&client, route, call.trace.as_deref_mut());
+        let tried = attempts::first_answer(upstreams, metrics, asks, outgoing, started).await;
         call.attempts = tried.attempts;
         call.tries = tried.tries;
         call.waited += tried.waited;
         call.answered_by(tried.target, &self.live);
         let answer = tried.answer?;
+        call.answer_goes_on(answer.rest.is_some());
         let strip_usage = asks_usage && !view.client_wants_usage();
         let observer = Observer::of(call, &answer, strip_usage);
         Ok((answer, observer))

@@ -11,6 +11,7 @@ use std::task::Poll;
 use bytes::Bytes;
 use http::HeaderMap;
 use http::Method;
+use http::Response;
 use http::header;
 use http::request::Parts;
 use http_body::Body;
@@ -24,6 +25,7 @@ use crate::openai::error::ApiError;
 use crate::openai::stream::StreamTap;
 use crate::openai::usage::Usage;
 use crate::policy::Route;
+use crate::upstream::AnswerBody;
 use crate::upstream::BodyError;
 use crate::upstream::Failure;
 use crate::upstream::OutBody;
@@ -108,17 +110,35 @@ async fn send(
     call: &mut Call,
 ) -> Result<Answer, Failure> {
     let again = outgoing.try_clone();
-    call.attempts = 1;
-    let mut result = gateway.upstreams.send(&route.target.upstream, outgoing).await;
+    let mut result = ask(gateway, route, outgoing, call).await;
     if let (Err(Failure::Connect { .. }), Some(again)) = (&result, again) {
-        gateway.metrics.attempt(&route.target.upstream.name, "connect_error");
-        call.attempts = 2;
-        result = gateway.upstreams.send(&route.target.upstream, again).await;
+        result = ask(gateway, route, again, call).await;
     }
-    let outcome = result.as_ref().map_or_else(Failure::outcome, |_| "ok");
-    gateway.metrics.attempt(&route.target.upstream.name, outcome);
     let (head, body) = result?.into_parts();
     Ok(Answer { head, begun: Bytes::new(), rest: Some(body) })
+}
+
+/// One try: counted, and told to the call's trace.
+pub(super) async fn ask(
+    gateway: &Gateway,
+    route: &Route,
+    mut outgoing: Outgoing,
+    call: &mut Call,
+) -> Result<Response<AnswerBody>, Failure> {
+    call.attempts += 1;
+    if let Some(trace) = &mut call.trace {
+        trace.asks(&route.target, &mut outgoing.headers);
+    }
+    let result = gateway.upstreams.send(&route.target.upstream, outgoing).await;
+    let outcome = result.as_ref().map_or_else(Failure::outcome, |_| "ok");
+    gateway.metrics.attempt(&route.target.upstream.name, outcome);
+    if let Some(trace) = &mut call.trace {
+        let status = result.as_ref().ok().map(|answer| answer.status().as_u16());
+        trace.heard(outcome, status);
+    }
+    // Its answer is passed on while it comes.
+    call.answer_goes_on(result.is_ok());
+    result
 }
 
 /// Looks for usage where a call made something: reading a stored answer again costs nothing.

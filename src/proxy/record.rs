@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::time::Duration;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::Method;
@@ -38,6 +39,10 @@ use crate::telemetry::log;
 use crate::telemetry::metrics::CallLabels;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::Observation;
+use crate::telemetry::traces::AttemptSpan;
+use crate::telemetry::traces::CallSpan;
+use crate::telemetry::traces::Trace;
+use crate::telemetry::traces::TraceId;
 
 use super::arms::Trial;
 use super::attempts::Try;
@@ -45,6 +50,7 @@ use super::auth::Client;
 use super::live::LiveStats;
 use super::live::Running;
 use super::notes::Notes;
+use super::traced::Traced;
 
 /// Status of a call whose client left before it had an answer; nginx's number for it.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
@@ -85,6 +91,8 @@ pub(super) struct Record {
     pub(super) attempts: u32,
     /// Each try's target and outcome.
     pub(super) tries: Vec<Try>,
+    /// Its part in its trace, where traces are on.
+    pub(super) trace: Option<Box<Traced>>,
     /// What it holds of its limits.
     pub(super) permit: Option<Permit>,
     /// The limit that refused it.
@@ -194,6 +202,10 @@ impl Record {
         self.log(took);
         if let Some(recorder) = recorder.filter(|_| !self.recorded) {
             self.keep(took, |interaction, pair| recorder.record(&interaction, pair));
+        }
+        if let Some(trace) = self.trace.take() {
+            let of_call = |trace, began, attempts| self.spans(trace, (began, took), attempts);
+            trace.finish((self.started, took), self.error, of_call);
         }
         metrics.in_flight().dec();
     }
@@ -355,6 +367,54 @@ impl Record {
             usage: self.usage,
             usage_estimated: self.bill.as_ref().is_some_and(|b| b.source == UsageSource::Estimated),
             cost: self.bill.as_ref().and_then(|bill| bill.cost),
+            trace: self.trace_id(),
+        }
+    }
+
+    /// The id of the call's trace, where that is kept.
+    fn trace_id(&self) -> Option<TraceId> {
+        self.trace.as_ref().and_then(|trace| trace.sampled())
+    }
+
+    /// The call as its trace tells it.
+    fn spans(
+        &self,
+        trace: Trace,
+        (began, took): (SystemTime, Duration),
+        attempts: Vec<AttemptSpan>,
+    ) -> CallSpan {
+        let target = self.route.as_ref().map(|route| &route.target);
+        let bill = self.bill.as_ref();
+        let known = self.capture.mode != CaptureMode::Off;
+        CallSpan {
+            trace,
+            id: self.id,
+            began,
+            took,
+            first_token: self.first_event,
+            overhead: self.overhead,
+            operation: self.endpoint.operation(),
+            label: self.label(&self.asked).to_owned(),
+            method: self.method.clone(),
+            path: self.uri.path().to_owned(),
+            status: self.status,
+            error: self.error,
+            stream: self.stream,
+            asked: Arc::clone(&self.asked),
+            chosen: target.map(|target| Arc::clone(&target.model)).unwrap_or_default(),
+            provider: target.map(|target| target.upstream.name.clone()).unwrap_or_default(),
+            answered: self.answered.clone(),
+            response_id: self.answer_id.clone().filter(|_| known),
+            finish_reason: self.finish_reason.clone(),
+            usage: self.usage.zip(bill.map(|bill| bill.source.as_str())),
+            cost: bill.and_then(|bill| bill.cost),
+            cost_status: bill.map(|bill| bill.status.as_str()),
+            route: self.route_name().unwrap_or("none").to_owned(),
+            policy: self.policy.revision().to_owned(),
+            capture: self.capture.mode.as_str(),
+            team: self.client.team().to_owned(),
+            key: self.client.key().to_owned(),
+            attempts,
         }
     }
 
@@ -365,6 +425,9 @@ impl Record {
             line.text("method", self.method.as_str());
             line.text("path", self.uri.path());
             line.number("status", self.status.into());
+            if let Some(trace) = self.trace_id() {
+                line.text("trace_id", &trace.to_string());
+            }
             line.text("error", self.error);
             if let Some(route) = self.route_name() {
                 line.text("route", route);

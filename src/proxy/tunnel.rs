@@ -21,6 +21,7 @@ use super::call::Call;
 use super::error;
 use super::head;
 use super::models;
+use super::passthrough;
 use super::relay::Observer;
 use super::relay::Reply;
 
@@ -45,12 +46,9 @@ pub(super) async fn open(
     let outgoing = Outgoing { method, path, headers, body, upgrade: true };
 
     let since = Instant::now();
-    call.attempts = 1;
     call.route = Some(route.clone());
-    let sent = gateway.upstreams.send(&route.target.upstream, outgoing).await;
+    let sent = passthrough::ask(gateway, &route, outgoing, call).await;
     call.waited = since.elapsed();
-    let outcome = sent.as_ref().map_or_else(crate::upstream::Failure::outcome, |_| "ok");
-    gateway.metrics.attempt(&route.target.upstream.name, outcome);
     let mut response = sent.map_err(|failure| error::of_failure(&failure))?;
     auth::check_answer(&call.client, &route.target.upstream, response.status())?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {

@@ -60,7 +60,13 @@ impl HeadCheck {
         while !self.bad && !rest.is_empty() {
             let take = match self.body {
                 Body::Chunks => return,
-                Body::Left(0) if self.in_name => 1,
+                Body::Left(0) if self.in_name => match self.whole_name(rest) {
+                    Some(length) => {
+                        rest = rest.get(length..).unwrap_or_default();
+                        continue;
+                    }
+                    None => 1,
+                },
                 // Of a line, only its name and its end are of interest.
                 Body::Left(0) => memchr::memchr(b'\n', rest).map_or(rest.len(), |at| at + 1),
                 Body::Left(left) => usize::try_from(left).unwrap_or(usize::MAX).min(rest.len()),
@@ -75,6 +81,26 @@ impl HeadCheck {
             }
             rest = after;
         }
+    }
+
+    /// Takes a header's name with its colon where all of it is at hand, which is nearly always so;
+    /// returns its length. Anything else goes byte by byte.
+    fn whole_name(&mut self, rest: &[u8]) -> Option<usize> {
+        if self.first_line || self.line_len > 0 {
+            return None;
+        }
+        let colon = memchr::memchr2(b':', b'\n', rest).filter(|&at| rest.get(at) == Some(&b':'))?;
+        let name = rest.get(..colon)?;
+        if let Some(place) = self.name.get_mut(..colon) {
+            place.copy_from_slice(name);
+            place.make_ascii_lowercase();
+            self.name_len = colon;
+            self.count();
+        }
+        self.in_name = false;
+        self.line_len = colon + 1;
+        self.last = b':';
+        Some(colon + 1)
     }
 
     /// How many heads were complete and fine, before one that was not.

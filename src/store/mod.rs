@@ -1,8 +1,8 @@
 //! Whatever outlives the process: the spool on disk, the database, and the ledger in it.
 //!
-//! A finished call is handed to the [`Recorder`] as an [`Interaction`]. One thread appends it to a
-//! file (`spool`), another moves files into the database (`ship`): a client never waits for
-//! either, and a record is in one of the two from the append on.
+//! A finished call is handed to the [`Recorder`] as an [`Interaction`]. Threads of their own pack what
+//! was said in it (`packing`), append it to a file (`writer`) and move files into the database (`ship`):
+//! a client never waits for them, and a record is in file or database from the append on.
 
 mod aliases;
 mod candidates;
@@ -23,9 +23,11 @@ mod ledger;
 mod limits;
 mod objects;
 pub mod outbox;
+mod packing;
 mod pair;
 mod past;
 mod period;
+mod quiet;
 mod recorder;
 mod recost;
 mod ship;
@@ -38,6 +40,7 @@ mod training;
 mod training_story;
 mod user;
 mod webhooks;
+mod writer;
 
 pub use aliases::AliasBook;
 pub use aliases::AliasEvent;

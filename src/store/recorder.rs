@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::OnceLock;
 use std::sync::mpsc::Receiver;
-use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -22,21 +21,23 @@ use super::feedback::Verdict;
 use super::frame;
 use super::idempotency::Idempotency;
 use super::interaction::Interaction;
+use super::packing;
+use super::packing::Packing;
 use super::pair::Pair;
+use super::quiet;
+use super::ship;
 use super::ship::Shipper;
 use super::spool::Full;
 use super::spool::Saved;
 use super::spool::Spool;
-use super::spool::Writer;
 use super::spool::lock;
 use super::user;
 use super::user::Hasher;
 use super::user::UserHash;
+use super::writer::Writer;
 
 /// Longest wait for the last append when the process ends.
 const LAST_APPEND: Duration = Duration::from_secs(2);
-/// Of the shipper's thread, 0 to 19. The scheduler gives 10 a tenth of what it gives 0.
-const NICENESS: i32 = 10;
 /// Memory that a thread keeps for the next record.
 const KEPT: usize = 64 << 10;
 
@@ -89,13 +90,15 @@ impl Recorder {
         };
         let spool = Arc::new(Spool::new(dir, max_bytes, Arc::clone(metrics)));
         let shipper = Shipper::new(Arc::clone(&spool), database.clone());
-        let writer = Writer::new(Arc::clone(&spool))?;
-        let written = thread("spool", move || writer.run())?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let shipped = thread("shipper", move || {
-            give_way();
-            runtime.block_on(shipper.run());
+        let packing = Arc::new(Mutex::new(Packing::new()?));
+        let writer = Writer::new(Arc::clone(&spool), Arc::clone(&packing));
+        let written = quiet::thread("spool", move || writer.run())?;
+        let queue = Arc::clone(&spool);
+        quiet::thread("packer", move || {
+            quiet::give_way();
+            packing::run(&queue, &packing);
         })?;
+        let shipped = ship::start(shipper)?;
         let idempotency = OnceLock::new();
         let (written, shipped) = (Mutex::new(written), Mutex::new(shipped));
         Ok(Self { spool, hasher, database, idempotency, written, shipped })
@@ -184,23 +187,4 @@ fn full(interaction: &Interaction<'_>, pair: Option<Pair>, saved: Option<Saved>)
     let interaction = Interaction { capture: None, ..interaction.clone() };
     let record = serde_json::to_vec(&interaction).unwrap_or_default();
     Full { id: interaction.id, record, pair, saved }
-}
-
-/// Lets others go first on a busy core: what is in the spool can wait. A tenth of a core is left to
-/// the thread even where all of it is wanted.
-fn give_way() {
-    let thread = rustix::thread::gettid();
-    if let Err(error) = rustix::process::setpriority_process(Some(thread), NICENESS) {
-        tracing::debug!(%error, "the shipper runs at the same priority as requests");
-    }
-}
-
-/// Runs work on a thread; the receiver says when it is done.
-fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<Receiver<()>> {
-    let (done, receiver) = channel();
-    std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-        work();
-        drop(done);
-    })?;
-    Ok(receiver)
 }

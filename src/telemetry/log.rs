@@ -1,7 +1,7 @@
 //! The log: set-up, and what is never in it. Keys, prompts, answers and e-mail addresses are not
 //! logged by any level.
 //!
-//! Lines are collected and written by one thread every few milliseconds: a write per request costs
+//! Lines are collected and written by one thread ten times a second: a write per request costs
 //! as much as the request (measured: twice the CPU).
 
 use std::io;
@@ -20,7 +20,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use super::line::Line;
 
 /// How long lines wait for company.
-const BATCH: Duration = Duration::from_millis(20);
+const BATCH: Duration = Duration::from_millis(100);
 /// Lines are dropped when this many bytes wait, that is when nobody reads standard error.
 const MAX_WAITING: usize = 8 << 20;
 

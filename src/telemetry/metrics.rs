@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -26,6 +27,10 @@ use crate::openai::usage::Usage;
 
 use super::cost::CostCounter;
 use super::cost::CostSeries;
+use super::exemplars::Exemplars;
+use super::exemplars::Lasts;
+use super::openmetrics;
+use super::traces::TraceId;
 
 const CALL: &[&str] = &[
     "gen_ai_operation_name",
@@ -75,6 +80,13 @@ pub const CAPTURE_OUTCOMES: [&str; 11] = [
 /// yet.
 pub const AUTH_FAILURES: [&str; 6] =
     ["missing", "malformed", "unknown", "revoked", "expired", "not_loaded"];
+
+/// What becomes of a span: it is taken by the collector, lost because too many wait, or lost because
+/// the collector does not take it.
+pub const SPAN_OUTCOMES: [&str; 3] = ["exported", "dropped", "failed"];
+
+const DURATION: &str = "gen_ai_server_request_duration_seconds";
+const FIRST_TOKEN: &str = "gen_ai_server_time_to_first_token_seconds";
 
 /// Errors of estimates, as shares of what was reported.
 const ERROR_BUCKETS: &[f64] = &[0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0];
@@ -138,6 +150,8 @@ pub struct Observation {
     pub usage_estimated: bool,
     /// What it cost; `None` where there is usage and no rate for it.
     pub cost: Option<Usd>,
+    /// Its trace, where that is kept.
+    pub trace: Option<TraceId>,
 }
 
 /// The series of one set of labels, looked up once.
@@ -154,6 +168,14 @@ struct Series {
     decisions: Option<IntCounter>,
     unpriced: IntCounter,
     estimated: IntCounter,
+    /// The last traced calls; there from the first one on.
+    traced: OnceLock<Traced>,
+}
+
+/// The last traced calls of a set of labels, by bucket.
+struct Traced {
+    duration: Arc<Lasts>,
+    first_token: Arc<Lasts>,
 }
 
 /// All metric series of the process.
@@ -202,6 +224,9 @@ pub struct Metrics {
     redis_up: IntGauge,
     redis_calls: IntCounter,
     gateways: IntGauge,
+    trace_spans: IntCounterVec,
+    duration_exemplars: Exemplars,
+    first_token_exemplars: Exemplars,
     /// Series by their joined label values: one look-up for a call instead of a dozen.
     calls: DashMap<String, Arc<Series>>,
 }
@@ -241,17 +266,26 @@ impl Metrics {
         for reason in AUTH_FAILURES {
             auth_failures.with_label_values(&[reason]);
         }
+        let trace_spans = counters(
+            r,
+            "weir_trace_spans_total",
+            "Spans of traces, by what became of them",
+            &["outcome"],
+        )?;
+        for outcome in SPAN_OUTCOMES {
+            trace_spans.with_label_values(&[outcome]);
+        }
         Ok(Self {
             duration: histograms(
                 r,
-                "gen_ai_server_request_duration_seconds",
+                DURATION,
                 "From the request's first byte to the answer's last",
                 CALL,
                 DURATION_BUCKETS,
             )?,
             first_token: histograms(
                 r,
-                "gen_ai_server_time_to_first_token_seconds",
+                FIRST_TOKEN,
                 "From the request's first byte to the first event of a stream",
                 CALL,
                 FIRST_TOKEN_BUCKETS,
@@ -456,6 +490,9 @@ impl Metrics {
             )?,
             gateways: gauge(r, "weir_gateways", "Gateways that share limits, as last seen")?,
             redis_calls: counter(r, "weir_redis_calls_total", "Round trips to Redis for limits")?,
+            trace_spans,
+            duration_exemplars: Exemplars::new(DURATION_BUCKETS, CALL),
+            first_token_exemplars: Exemplars::new(FIRST_TOKEN_BUCKETS, CALL),
             calls: DashMap::new(),
             registry,
         })
@@ -475,6 +512,9 @@ impl Metrics {
         if let Some(first) = seen.first_token {
             series.first_token.observe(first.as_secs_f64());
         }
+        if let Some(trace) = seen.trace {
+            self.note_traced(&series, labels, seen, trace);
+        }
         let Some(usage) = &seen.usage else { return };
         series.tokens(usage);
         series.token_pace(seen, usage);
@@ -485,6 +525,30 @@ impl Metrics {
             Some(cost) => series.cost.add(cost),
             None => series.unpriced.inc(),
         }
+    }
+
+    fn note_traced(
+        &self,
+        series: &Series,
+        labels: &CallLabels<'_>,
+        seen: &Observation,
+        trace: TraceId,
+    ) {
+        let traced = series.traced.get_or_init(|| {
+            let call = labels.call();
+            let duration = self.duration_exemplars.with(&call);
+            Traced { duration, first_token: self.first_token_exemplars.with(&call) }
+        });
+        traced.duration.note(trace, seen.took.as_secs_f64());
+        if let Some(first) = seen.first_token {
+            traced.first_token.note(trace, first.as_secs_f64());
+        }
+    }
+
+    /// Counts spans by what became of them, one of [`SPAN_OUTCOMES`].
+    pub fn trace_spans(&self, outcome: &str, spans: usize) {
+        let spans = u64::try_from(spans).unwrap_or(u64::MAX);
+        self.trace_spans.with_label_values(&[outcome]).inc_by(spans);
     }
 
     /// Records one try at an upstream.
@@ -668,6 +732,20 @@ impl Metrics {
         String::from_utf8(text).unwrap_or_default()
     }
 
+    /// The same as OpenMetrics, with the last traced calls, where the `Accept` header asks for it;
+    /// the media type goes first.
+    pub fn render_for(&self, accept: &str) -> (&'static str, String) {
+        if !openmetrics::is_wanted(accept) {
+            return ("text/plain; version=0.0.4; charset=utf-8", self.render());
+        }
+        let text = openmetrics::encode(&self.registry.gather(), |family, labels| match family {
+            DURATION => self.duration_exemplars.of(labels),
+            FIRST_TOKEN => self.first_token_exemplars.of(labels),
+            _ => None,
+        });
+        (openmetrics::MEDIA_TYPE, text)
+    }
+
     fn series(&self, labels: &CallLabels<'_>) -> Arc<Series> {
         let key = labels.joined();
         if let Some(series) = self.calls.get(&key) {
@@ -679,9 +757,7 @@ impl Metrics {
     }
 
     fn make_series(&self, labels: &CallLabels<'_>) -> Series {
-        let CallLabels { operation, request_model, response_model, provider, error_type, .. } =
-            *labels;
-        let call = [operation, request_model, response_model, provider, error_type];
+        let (call, response_model) = (labels.call(), labels.response_model);
         let tokens = |kind| {
             let [a, b, c, d, e] = call;
             self.tokens.with_label_values(&[a, b, c, d, e, kind])
@@ -703,6 +779,7 @@ impl Metrics {
                 .then(|| self.decisions.with_label_values(&[labels.route, labels.model])),
             unpriced: self.unpriced.with_label_values(&[response_model]),
             estimated: self.estimated.with_label_values(&[response_model]),
+            traced: OnceLock::new(),
         }
     }
 }
@@ -733,6 +810,12 @@ impl Series {
 }
 
 impl CallLabels<'_> {
+    /// The values of [`CALL`].
+    fn call(&self) -> [&str; 5] {
+        let Self { operation, request_model, response_model, provider, error_type, .. } = *self;
+        [operation, request_model, response_model, provider, error_type]
+    }
+
     fn joined(&self) -> String {
         let mut key = String::with_capacity(160);
         for value in [

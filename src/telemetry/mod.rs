@@ -1,7 +1,10 @@
-//! What operators see: every metric series, and the log.
+//! What operators see: every metric series, the log, traces.
 
 pub mod line;
 pub mod log;
 pub mod metrics;
+pub mod traces;
 
 mod cost;
+mod exemplars;
+mod openmetrics;

@@ -1,5 +1,7 @@
 //! Gates: a target that said when it wants to be asked again is not retried before.
 
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -22,7 +24,12 @@ const PROBE: Duration = Duration::from_secs(1);
 /// times in a row. A gate never refuses a first attempt: the last target that is left is always
 /// asked, and its own answer says what is wrong.
 #[derive(Debug, Default)]
-pub struct Gates(DashMap<(String, String), Gate>);
+pub struct Gates {
+    by_target: DashMap<(String, String), Gate>,
+    /// Whether there may be any. A map of many cores has many locks, and most of the time no target
+    /// has a gate: every request asks, so it asks this.
+    some: AtomicBool,
+}
 
 #[derive(Debug, Default)]
 struct Gate {
@@ -44,10 +51,10 @@ impl Gates {
 
     /// For how long a target asked to be left alone; `None` when it did not.
     pub fn closed_for(&self, upstream: &str, model: &str) -> Option<Duration> {
-        if self.0.is_empty() {
+        if !self.some.load(Ordering::Acquire) {
             return None;
         }
-        let until = self.0.get(&key(upstream, model))?.asked?;
+        let until = self.by_target.get(&key(upstream, model))?.asked?;
         let left = until.saturating_duration_since(Instant::now());
         (!left.is_zero()).then_some(left)
     }
@@ -55,10 +62,10 @@ impl Gates {
     /// Whether a request may go to a target. Of those that come after an ejection one is let in at
     /// a time, to see whether it has recovered.
     pub fn lets_in(&self, upstream: &str, model: &str) -> bool {
-        if self.0.is_empty() {
+        if !self.some.load(Ordering::Acquire) {
             return true;
         }
-        let Some(mut gate) = self.0.get_mut(&key(upstream, model)) else { return true };
+        let Some(mut gate) = self.by_target.get_mut(&key(upstream, model)) else { return true };
         let now = Instant::now();
         if gate.asked.max(gate.ejected).is_some_and(|until| until > now) {
             return false;
@@ -82,17 +89,17 @@ impl Gates {
 
     /// Notes that a target works.
     pub fn answered(&self, upstream: &str, model: &str) {
-        if self.0.is_empty() {
+        if !self.some.load(Ordering::Acquire) {
             return;
         }
-        if let Some(mut gate) = self.0.get_mut(&key(upstream, model)) {
+        if let Some(mut gate) = self.by_target.get_mut(&key(upstream, model)) {
             (gate.failures, gate.ejected) = (0, None);
         }
     }
 
     /// Whether a target is neither paused nor ejected; lets nobody in.
     pub fn is_open(&self, upstream: &str, model: &str) -> bool {
-        let Some(gate) = self.0.get(&key(upstream, model)) else { return true };
+        let Some(gate) = self.by_target.get(&key(upstream, model)) else { return true };
         gate.asked.max(gate.ejected).is_none_or(|until| until <= Instant::now())
     }
 
@@ -100,11 +107,20 @@ impl Gates {
     pub fn sweep(&self) {
         let now = Instant::now();
         let fresh = |gate: &Gate| gate.asked.max(gate.ejected).is_some_and(|t| t + LONGEST > now);
-        self.0.retain(|_, gate| fresh(gate));
+        self.by_target.retain(|_, gate| fresh(gate));
+        if self.by_target.is_empty() {
+            self.some.store(false, Ordering::Release);
+            // One that came in between is not to be overlooked.
+            if !self.by_target.is_empty() {
+                self.some.store(true, Ordering::Release);
+            }
+        }
     }
 
     fn gate(&self, upstream: &str, model: &str) -> RefMut<'_, (String, String), Gate> {
-        self.0.entry(key(upstream, model)).or_default()
+        let gate = self.by_target.entry(key(upstream, model)).or_default();
+        self.some.store(true, Ordering::Release);
+        gate
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod body;
 mod budget;
+pub mod collector;
 mod connect;
 mod gate;
 mod io;

@@ -6,6 +6,7 @@ use serde_json::json;
 use crate::support::Answer;
 use crate::support::Gateway;
 use crate::support::Upstream;
+use crate::support::collector::Collector;
 use crate::support::eventually;
 use crate::support::exchange;
 use crate::support::http::get;
@@ -18,6 +19,8 @@ const REFUSED: &str = "canary-refused-55de";
 const KEY: &str = "sk-canarykey00112233445566778899aabbccddeeff";
 const OWN_KEY: &str = "sk-canaryown00112233445566778899aabbccddeeff";
 const QUERY: &str = "canary-query-3c3c";
+/// What the collector of traces wants for a password.
+const TOKEN: &str = "canary-token-77aa";
 
 fn post(path: &str, body: &[u8]) -> Vec<u8> {
     let head = format!(
@@ -52,11 +55,17 @@ fn answers() -> Vec<Answer> {
 }
 
 #[test]
-fn no_word_of_users_and_no_key_is_in_logs_metrics_or_errors() {
+fn no_word_of_users_and_no_key_is_in_logs_metrics_traces_or_errors() {
     let mut script = answers();
     script.extend(vec![Answer::json(200, format!("{{\"text\":\"{SAID}\"}}")); 12]);
     let upstream = Upstream::script(script);
+    let collector = Collector::http();
+    let traces = format!(
+        "traces: {{ endpoint: \"{}\", headers: {{ x-token: {TOKEN} }} }}",
+        collector.endpoint()
+    );
     let gateway = Gateway::builder(&upstream)
+        .config(&traces)
         .upstream("api_key", OWN_KEY)
         .policy(
             r#"routes:
@@ -115,7 +124,16 @@ fn no_word_of_users_and_no_key_is_in_logs_metrics_or_errors() {
         shown.push_str(&get(gateway.control(), path).unwrap().text());
     }
     shown.push_str(&gateway.log());
-    for canary in [ASKED, SAID, REFUSED, KEY, OWN_KEY, QUERY] {
+    // Every call has left its span, and every span is on its way as text.
+    eventually("traces are exported", || {
+        let servers = collector.spans().iter().filter(|span| span.kind == "SERVER").count();
+        servers == gateway.log().matches("INFO request").count()
+    });
+    for export in collector.exports() {
+        shown.push_str(&String::from_utf8_lossy(&export.body));
+        shown.push('\n');
+    }
+    for canary in [ASKED, SAID, REFUSED, KEY, OWN_KEY, QUERY, TOKEN] {
         let line = shown.lines().find(|line| line.contains(canary));
         assert_eq!(line, None, "{canary}");
     }

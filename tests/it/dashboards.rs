@@ -41,14 +41,14 @@ fn read(path: &str) -> String {
 }
 
 /// A Prometheus of a test's own, with the project's rules; ends when dropped.
-struct Prometheus {
+pub(crate) struct Prometheus {
     child: Child,
     port: Port,
     _folder: tempfile::TempDir,
 }
 
 impl Prometheus {
-    fn scraping(gateway: &Gateway) -> Self {
+    pub(crate) fn scraping(gateway: &Gateway) -> Self {
         let (port, folder) = (Port::take(), tempfile::tempdir().unwrap());
         let config = format!(
             "global: {{ scrape_interval: 500ms, evaluation_interval: 500ms }}\n\
@@ -64,6 +64,7 @@ impl Prometheus {
             .arg(format!("--config.file={}", file.display()))
             .arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()))
             .arg(format!("--web.listen-address={}", port.address()))
+            .arg("--enable-feature=exemplar-storage")
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -73,7 +74,7 @@ impl Prometheus {
     }
 
     /// Asks its API; None while it does not answer.
-    fn ask(&self, path: &str, query: &str) -> Option<Value> {
+    pub(crate) fn ask(&self, path: &str, query: &str) -> Option<Value> {
         let url = format!("http://{}/api/v1/{path}", self.port.address());
         world().block_on(async {
             let url = reqwest::Url::parse_with_params(&url, [("query", query)]).unwrap();

@@ -11,9 +11,6 @@ use sqlx::Connection as _;
 use tokio::sync::Semaphore;
 use weir::metering::tokens::Encoding;
 
-use crate::sources::ended;
-use crate::sources::read;
-use crate::sources::send;
 use crate::support::Answer;
 use crate::support::Gateway;
 use crate::support::Raw;
@@ -31,6 +28,10 @@ use crate::support::gateway::Builder;
 use crate::support::http::Response;
 use crate::support::http::post;
 use crate::support::http::post_with;
+use crate::support::library::control;
+use crate::support::library::ended;
+use crate::support::library::read;
+use crate::support::library::send;
 use crate::support::postgres::Postgres;
 use crate::support::rows::rows;
 use crate::support::world;
@@ -495,7 +496,7 @@ fn what_was_retrieved_is_forgotten_with_the_words() {
     eventually("both are in the store", || kept().len() == 2);
     assert!(kept()[0].contains("file:zebra.md") && kept()[1] == "{}", "{:?}", kept());
     let erase = "DELETE /api/interactions?user=ada HTTP/1.1\r\nhost: g\r\n\r\n";
-    assert_eq!(crate::sources::control(&gateway, erase).status, 200);
+    assert_eq!(control(&gateway, erase).status, 200);
     assert_eq!(kept(), ["{}", "{}"]);
 }
 

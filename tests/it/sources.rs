@@ -1,60 +1,23 @@
 //! Documents as their users meet them: sources in, passages out, and nothing embedded twice.
 
-use std::sync::Arc;
-use std::sync::Mutex;
-
 use serde_json::Value;
 use serde_json::json;
 
-use crate::support::Answer;
-use crate::support::Gateway;
-use crate::support::Raw;
-use crate::support::Upstream;
 use crate::support::cli::weir;
 use crate::support::eventually;
 use crate::support::exchange;
-use crate::support::gateway::Builder;
-use crate::support::http::Response;
+use crate::support::firecrawl::Site;
 use crate::support::http::get;
 use crate::support::http::post;
+use crate::support::library::control;
+use crate::support::library::crawled;
+use crate::support::library::ended;
+use crate::support::library::refresh;
+use crate::support::library::search;
+use crate::support::library::send;
+use crate::support::library::simulated;
 use crate::support::postgres::Postgres;
 use crate::support::rows::rows;
-
-pub(crate) fn control(gateway: &Gateway, request: impl AsRef<[u8]>) -> Response {
-    Raw::connect(gateway.control()).send(request).response().unwrap()
-}
-
-pub(crate) fn send(gateway: &Gateway, path: &str, body: &Value) -> Response {
-    control(gateway, post(path, body.to_string()))
-}
-
-pub(crate) fn read(gateway: &Gateway, path: &str) -> Value {
-    let answer = get(gateway.control(), path).unwrap();
-    assert_eq!(answer.status, 200, "{path}: {}", answer.text());
-    answer.json()
-}
-
-fn simulated() -> Builder {
-    Gateway::before("http://127.0.0.1:1/v1").argument("--simulate")
-}
-
-/// The last run of a source, once it has ended.
-pub(crate) fn ended(gateway: &Gateway, source: &str, runs: usize) -> Value {
-    let path = format!("/api/embeddings/sources/{source}/runs");
-    let mut all = Value::Null;
-    eventually("the run has ended", || {
-        all = read(gateway, &path)["data"].clone();
-        let of = all.as_array().unwrap();
-        of.len() == runs && of[0]["finished_at"].is_string()
-    });
-    all[0].clone()
-}
-
-fn search(gateway: &Gateway, query: &str) -> Value {
-    let answer = send(gateway, "/api/search", &json!({"query": query, "source": "docs"}));
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    answer.json()
-}
 
 fn page(n: usize, words: &str) -> Value {
     json!({"name": format!("page{n}.md"), "text": format!("# Page {n}\n\n{words}\n")})
@@ -129,86 +92,6 @@ fn files_are_found_by_their_words_and_embedded_once_on_both_stores() {
     }
 }
 
-/// A site as Firecrawl tells it: pages with their status, and how the crawl goes.
-#[derive(Default)]
-struct Site {
-    pages: Vec<(String, u16, String)>,
-    /// The crawl's end; `scraping` for one that never comes.
-    status: String,
-    failed: usize,
-    /// Whether the cloud's pages of answers are given.
-    paged: bool,
-    crawls: usize,
-}
-
-impl Site {
-    fn of(pages: &[(&str, u16, &str)]) -> Self {
-        let page =
-            |&(url, status, text): &(&str, u16, &str)| (url.to_owned(), status, text.to_owned());
-        Self {
-            pages: pages.iter().map(page).collect(),
-            status: "completed".to_owned(),
-            ..Self::default()
-        }
-    }
-
-    fn answer(&mut self, method: &str, target: &str) -> Answer {
-        let document = |(path, status, text): &(String, u16, String)| {
-            let url = format!("http://127.0.0.10:8099{path}");
-            json!({"markdown": text, "metadata": {"title": path, "statusCode": status,
-                "sourceURL": url, "url": url, "contentType": "text/html"}})
-        };
-        let all: Vec<Value> = self.pages.iter().map(document).collect();
-        let answer = match (method, target) {
-            ("POST", "/v2/crawl") => {
-                self.crawls += 1;
-                json!({"success": true, "id": "c1", "url": "x"})
-            }
-            ("POST", "/v2/scrape") => json!({"success": true, "data": all[0]}),
-            ("GET", "/v2/crawl/c1/errors") => {
-                json!({"errors": vec![json!({"id": "e"}); self.failed], "robotsBlocked": []})
-            }
-            ("GET", "/v2/crawl/c1") if self.paged => json!({"success": true, "status": self.status,
-                "total": all.len(), "completed": all.len(), "data": all[..1],
-                // Another host, which must not be asked.
-                "next": "http://10.9.9.9/v2/crawl/c1?skip=1"}),
-            ("GET", "/v2/crawl/c1?skip=1") => {
-                json!({"success": true, "status": self.status, "data": all[1..]})
-            }
-            ("GET", "/v2/crawl/c1") => json!({"success": true, "status": self.status,
-                "total": all.len(), "completed": all.len(), "data": all}),
-            _ => return Answer::json(404, r#"{"success":false,"error":"Job not found"}"#),
-        };
-        Answer::json(200, answer.to_string())
-    }
-}
-
-fn crawled(site: Site) -> (Gateway, Arc<Mutex<Site>>, Upstream) {
-    let site = Arc::new(Mutex::new(site));
-    let told = Arc::clone(&site);
-    let firecrawl = Upstream::with(move |_, request| {
-        told.lock().unwrap().answer(&request.method, &request.target)
-    });
-    let base = firecrawl.base_url().trim_end_matches("/v1").to_owned();
-    let config = format!(
-        "firecrawl: {{ base_url: \"{base}\", api_key: fc-1 }}\noutbound: {{ allow: 127.0.0.10 }}"
-    );
-    let gateway = simulated().config(&config).start();
-    let made = send(
-        &gateway,
-        "/api/embeddings/sources",
-        &json!({"name": "docs", "kind": "crawl",
-        "url": "http://127.0.0.10:8099/", "deadline_s": 20}),
-    );
-    assert_eq!(made.status, 201, "{}", made.text());
-    (gateway, site, firecrawl)
-}
-
-fn refresh(gateway: &Gateway, runs: usize) -> Value {
-    assert_eq!(send(gateway, "/api/embeddings/sources/docs/refresh", &json!({})).status, 202);
-    ended(gateway, "docs", runs)
-}
-
 #[test]
 fn a_crawl_takes_pages_in_leaves_errors_out_and_forgets_what_is_gone_twice() {
     let site = Site::of(&[
@@ -218,7 +101,7 @@ fn a_crawl_takes_pages_in_leaves_errors_out_and_forgets_what_is_gone_twice() {
         ("/gone", 404, "Error response"),
         ("/empty", 200, " "),
     ]);
-    let (gateway, site, firecrawl) = crawled(site);
+    let (gateway, firecrawl) = crawled(site);
     let first = ended(&gateway, "docs", 1);
     let counts = &first["counts"];
     assert_eq!((&first["state"], &counts["pages_new"]), (&json!("partial"), &json!(2)), "{first}");
@@ -229,7 +112,7 @@ fn a_crawl_takes_pages_in_leaves_errors_out_and_forgets_what_is_gone_twice() {
     assert_eq!(body["scrapeOptions"], json!({"formats": ["markdown"], "maxAge": 0}));
     assert_eq!(asked[0].header("authorization"), Some("Bearer fc-1"));
     // A page that a complete crawl does not bring is gone the second time.
-    let only = |pages| *site.lock().unwrap() = Site::of(pages);
+    let only = |pages| *firecrawl.site() = Site::of(pages);
     only(&[("/a", 200, "The gateway counts tokens.")]);
     for (runs, removed) in [(2, 0), (3, 1)] {
         let run = refresh(&gateway, runs);
@@ -251,14 +134,14 @@ fn a_crawl_takes_pages_in_leaves_errors_out_and_forgets_what_is_gone_twice() {
 
 #[test]
 fn a_crawl_that_fails_or_brings_less_deletes_nothing_and_the_index_answers_on() {
-    let (gateway, site, _firecrawl) = crawled(Site::of(&[
+    let (gateway, firecrawl) = crawled(Site::of(&[
         ("/a", 200, "Alpha words."),
         ("/b", 200, "Beta words."),
         ("/c", 200, "Gamma words."),
     ]));
     assert_eq!(ended(&gateway, "docs", 1)["state"], "succeeded");
     let told = |pages: &[(&str, u16, &str)], status: &str, failed| {
-        *site.lock().unwrap() = Site { status: status.to_owned(), failed, ..Site::of(pages) };
+        *firecrawl.site() = Site { status: status.to_owned(), failed, ..Site::of(pages) };
     };
     let less: &[_] = &[("/a", 200, "Alpha words.")];
     for (runs, (status, failed)) in
@@ -278,33 +161,21 @@ fn a_crawl_that_fails_or_brings_less_deletes_nothing_and_the_index_answers_on() 
 }
 
 #[test]
-fn the_clouds_answers_come_in_pages_and_the_key_stays_on_its_server() {
-    let site = Site { paged: true, ..Site::of(&[("/a", 200, "Alpha."), ("/b", 200, "Beta.")]) };
-    let (gateway, ..) = crawled(site);
-    let run = ended(&gateway, "docs", 1);
-    assert_eq!(
-        (&run["state"], &run["counts"]["pages_new"]),
-        (&json!("succeeded"), &json!(2)),
-        "{run}"
-    );
-}
-
-#[test]
 fn a_gateway_that_dies_in_a_crawl_is_followed_by_one_that_goes_on_with_it() {
     let site = Site { status: "scraping".to_owned(), ..Site::of(&[("/a", 200, "Alpha words.")]) };
-    let (mut gateway, site, _firecrawl) = crawled(site);
-    eventually("the crawl goes on", || site.lock().unwrap().crawls == 1);
+    let (mut gateway, firecrawl) = crawled(site);
+    eventually("the crawl goes on", || firecrawl.site().crawls == 1);
     let store = format!("sqlite:{}", gateway.folder().join("data/weir.db").display());
     eventually("its job is written down", || {
         rows(&store, "select jobs from embedding_runs").unwrap() == [["[\"crawl/c1\"]"]]
     });
     gateway.kill();
     rows(&store, "update embedding_runs set lease_until = 0 returning id").unwrap();
-    site.lock().unwrap().status = "completed".to_owned();
+    firecrawl.site().status = "completed".to_owned();
     gateway.start_again();
     let run = ended(&gateway, "docs", 1);
     assert_eq!((&run["state"], &run["attempts"]), (&json!("succeeded"), &json!(2)), "{run}");
-    assert_eq!(site.lock().unwrap().crawls, 1, "it is not begun again");
+    assert_eq!(firecrawl.site().crawls, 1, "it is not begun again");
 }
 
 #[test]

@@ -105,6 +105,19 @@ fn assert_signed(post: &Received, secret: &str) {
     assert!(time.parse::<u64>().unwrap() > 1_700_000_000, "seconds since 1970: {time}");
 }
 
+#[test]
+fn the_deliverer_tells_how_its_turns_go() {
+    let gateway = open().start();
+    let task = || {
+        let tasks = read(&gateway, "/healthz")["tasks"].as_array().unwrap().clone();
+        tasks.into_iter().find(|task| task["name"] == "webhooks").unwrap()
+    };
+    let number = |name: &str| task()[name].as_u64().unwrap();
+    // The first turns may come before the tables are there.
+    eventually("it has looked twice", || number("turns") > number("failures") + 1);
+    assert!(task()["last_success"].is_string(), "{}", task());
+}
+
 /// Makes what waits due now, and leases over: as if the time had passed.
 fn let_time_pass(store: &str) {
     let long_ago = if store.starts_with("postgres") { "to_timestamp(0)" } else { "0" };

@@ -27,6 +27,9 @@ const MUST_FIND: u64 = 95;
 /// pgvector's index is made of all vectors at once.
 const INDEXING: Duration = Duration::from_secs(3600);
 
+/// Memory that making it takes at most.
+const MOST_MEGABYTES: i64 = 1024;
+
 const COLUMNS: &str = "cast(id as text), source_id, generation, model, dimensions, chunker, status";
 
 impl Documents {
@@ -177,22 +180,54 @@ impl Documents {
         }
     }
 
-    /// Made of all vectors at the end: that takes a tenth of the time that adding each one does.
+    /// Made of all vectors at the end: that takes a tenth of the time that adding each one does. In
+    /// memory, where the server has it: beyond that it takes many times as long.
     async fn index_vectors(&self, index: &Index) -> Result<(), StoreError> {
         if self.database.engine == Engine::Sqlite {
             return Ok(());
         }
         let table = self.vectors(index)?;
-        let sql = format!(
-            "create index if not exists {table}_near on {table} \
-             using hnsw (vector halfvec_cosine_ops)"
-        );
-        let made =
-            tokio::time::timeout(INDEXING, sqlx::raw_sql(AssertSqlSafe(sql)).execute(&self.pool));
-        match made.await {
-            Ok(made) => made.map(drop).map_err(|error| self.database.unavailable(&error)),
+        let making = async {
+            match self.make_near(index, &table, true).await {
+                // A container may have too little memory to share between several workers.
+                Err(error) => {
+                    tracing::debug!(%error, "an index of vectors is made by the server's own settings");
+                    self.make_near(index, &table, false).await
+                }
+                made => made,
+            }
+        };
+        match tokio::time::timeout(INDEXING, making).await {
+            Ok(made) => made.map_err(|error| self.database.unavailable(&error)),
             Err(_) => Err(self.database.gave_up(INDEXING)),
         }
+    }
+
+    async fn make_near(
+        &self,
+        index: &Index,
+        table: &str,
+        asks_for_memory: bool,
+    ) -> sqlx::Result<()> {
+        let mut connection = self.pool.acquire().await?;
+        let mut transaction = self.database.begin(&mut connection).await?;
+        let sql = format!("select count(*) from {table}");
+        let count = sqlx::query(AssertSqlSafe(sql)).fetch_one(&mut *transaction).await?;
+        let memory = index_megabytes(count.try_get(0)?, index.shape.dimensions);
+        let settings = match asks_for_memory {
+            // Never less than the server's own setting.
+            true => format!(
+                "select set_config('maintenance_work_mem', '{memory}MB', true) where \
+                 pg_size_bytes(current_setting('maintenance_work_mem')) < {memory} * 1048576::bigint"
+            ),
+            false => "set local max_parallel_maintenance_workers = 0".to_owned(),
+        };
+        let sql = format!(
+            "{settings}; create index if not exists {table}_near on {table} \
+               using hnsw (vector halfvec_cosine_ops)"
+        );
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *transaction).await?;
+        transaction.commit().await
     }
 
     async fn check_sample(&self, index: &Index) -> Result<(), GoLiveError> {
@@ -321,6 +356,13 @@ impl Documents {
         sqlx::query(AssertSqlSafe(sql)).bind(&index.id).execute(&mut *transaction).await?;
         transaction.commit().await
     }
+}
+
+/// What an index of so many vectors of 16 bits takes while it is made: their numbers, and some 400
+/// bytes of links each (m = 16).
+fn index_megabytes(count: i64, dimensions: u32) -> i64 {
+    let bytes = count.saturating_mul(i64::from(dimensions) * 2 + 400);
+    (bytes / (1 << 20) + 32).min(MOST_MEGABYTES)
 }
 
 fn read(row: &AnyRow) -> sqlx::Result<Index> {

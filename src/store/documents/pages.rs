@@ -42,6 +42,22 @@ impl Documents {
         pages.map_err(|error| self.database.unavailable(&error))
     }
 
+    /// The passages of a page, in their order.
+    ///
+    /// # Errors
+    /// The store is away.
+    pub async fn passages(&self, index: &Index, url: &str) -> Result<Vec<String>, StoreError> {
+        let sql = format!(
+            "select c.text from chunks as c join documents as d on d.no = c.document \
+             where d.index_id = {} and d.url = $2 order by c.ordinal",
+            self.database.id(1)
+        );
+        let rows = sqlx::query(AssertSqlSafe(sql)).bind(&index.id).bind(url).fetch_all(&self.pool);
+        let rows = self.database.within(rows).await?;
+        let texts: sqlx::Result<_> = rows.iter().map(|row| row.try_get(0)).collect();
+        texts.map_err(|error| self.database.unavailable(&error))
+    }
+
     /// Those of the hashes that have a vector in the index.
     ///
     /// # Errors

@@ -24,8 +24,9 @@ use super::words;
 /// Of reciprocal rank fusion (Cormack, Clarke, Büttcher 2009).
 const RANK_OFFSET: f64 = 60.0;
 /// Passages that each half of a search gives, in proportion to those that are wanted, and at least.
-const DEPTH: usize = 4;
-const LEAST_DEPTH: usize = 50;
+/// Not more: two places in the fifties would count for more than the first place in one list.
+const DEPTH: usize = 2;
+const LEAST_DEPTH: usize = 20;
 /// Passages whose vectors are compared as they are, of those whose signs differ least.
 const CANDIDATES: usize = 512;
 /// What a word is worth in the title, in the headings and in the passage; nothing in the scope.

@@ -2,9 +2,14 @@
 
 pub(crate) mod answer;
 pub(crate) mod cli;
+pub(crate) mod collector;
+pub(crate) mod embeddings;
+pub(crate) mod firecrawl;
 pub(crate) mod gateway;
 pub(crate) mod http;
+pub(crate) mod library;
 pub(crate) mod metrics;
+pub(crate) mod minilm;
 pub(crate) mod ports;
 pub(crate) mod postgres;
 pub(crate) mod redis;

@@ -47,6 +47,8 @@ type Script = dyn Fn(usize, &Received) -> Answer + Send + Sync;
 
 struct Shared {
     script: Box<Script>,
+    /// Whether the script sees a request with its body, or as soon as its head is there.
+    whole: bool,
     requests: Mutex<Vec<Received>>,
     asked: AtomicUsize,
     /// Connections that were opened, and those that the peer closed while an answer was due.
@@ -78,11 +80,23 @@ impl Upstream {
     pub(crate) fn with(
         script: impl Fn(usize, &Received) -> Answer + Send + Sync + 'static,
     ) -> Self {
+        Self::serve(Box::new(script), false)
+    }
+
+    /// The same with whole requests: bodies, too.
+    pub(crate) fn reading(
+        script: impl Fn(usize, &Received) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        Self::serve(Box::new(script), true)
+    }
+
+    fn serve(script: Box<Script>, whole: bool) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
-            script: Box::new(script),
+            script,
+            whole,
             requests: Mutex::default(),
             asked: AtomicUsize::new(0),
             opened: AtomicUsize::new(0),
@@ -172,13 +186,18 @@ impl Session {
     async fn run(&mut self) {
         while let Ok(head) = self.head().await {
             let turn = self.shared.asked.fetch_add(1, Ordering::SeqCst);
-            let answer = (self.shared.script)(turn, &head);
             let index = {
                 let mut requests = self.shared.requests.lock().unwrap();
-                requests.push(head);
+                requests.push(head.clone());
                 requests.len() - 1
             };
-            let read_first = !answer.early;
+            if self.shared.whole && self.body(index).await.is_err() {
+                return;
+            }
+            let whole =
+                self.shared.whole.then(|| self.shared.requests.lock().unwrap()[index].clone());
+            let answer = (self.shared.script)(turn, whole.as_ref().unwrap_or(&head));
+            let read_first = !answer.early && whole.is_none();
             if read_first && self.body(index).await.is_err() {
                 return;
             }

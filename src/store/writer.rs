@@ -1,0 +1,309 @@
+//! The thread that appends records to the spool's files, and seals these.
+
+use std::fs;
+use std::fs::File;
+use std::io;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
+
+use super::folder::Folder;
+use super::folder::Segment;
+use super::frame;
+use super::packing::Packing;
+use super::spool::BATCH;
+use super::spool::MAX_QUEUED;
+use super::spool::Queue;
+use super::spool::Saved;
+use super::spool::Spool;
+use super::spool::bytes_of;
+use super::spool::lock;
+
+/// Memory that is kept between two batches.
+const KEPT: usize = 1 << 20;
+/// A segment is shipped when it is this old, or this large.
+const SEAL_AFTER: Duration = Duration::from_millis(200);
+const SEAL_BYTES: u64 = 8 << 20;
+/// The same while the store is away: few large files instead of many small ones.
+const SEAL_AFTER_AWAY: Duration = Duration::from_secs(10);
+/// How long to wait before the disk is tried again.
+const RETRY: Duration = Duration::from_millis(200);
+/// Losses are logged at most this often.
+const TELL_EVERY: Duration = Duration::from_secs(60);
+/// How often is looked whether the quiet thread gets anywhere.
+const LOOK_AFTER: Duration = Duration::from_secs(1);
+
+/// The thread that appends. What it could not write it keeps and tries again, and the queue fills.
+pub(super) struct Writer {
+    spool: Arc<Spool>,
+    packing: Arc<Mutex<Packing>>,
+    batch: Vec<u8>,
+    batched: u64,
+    /// Those who wait for the batch to be on disk.
+    saved: Vec<Saved>,
+    open: Option<Open>,
+    number: u64,
+    last_append: Option<Instant>,
+    last_told: Option<Instant>,
+}
+
+/// The segment that is being written.
+struct Open {
+    file: File,
+    path: PathBuf,
+    bytes: u64,
+    since: Instant,
+    /// Whether its name would survive a power cut.
+    named: bool,
+}
+
+impl Writer {
+    pub(super) fn new(spool: Arc<Spool>, packing: Arc<Mutex<Packing>>) -> Self {
+        Self {
+            spool,
+            packing,
+            batch: Vec::new(),
+            batched: 0,
+            saved: Vec::new(),
+            open: None,
+            number: 0,
+            last_append: None,
+            last_told: None,
+        }
+    }
+
+    /// Works until [`Spool::close`].
+    pub(super) fn run(mut self) {
+        loop {
+            let closing = self.take();
+            self.append();
+            if closing {
+                break;
+            }
+            self.seal_if_due();
+            self.tell_losses(TELL_EVERY);
+        }
+        self.spool.lost(self.batched);
+        self.seal();
+        self.tell_losses(Duration::ZERO);
+        self.spool.finished.store(true, Ordering::Release);
+        self.spool.bell.notify_one();
+    }
+
+    /// Waits for something to do and takes what is queued. Returns whether it is the end.
+    fn take(&mut self) -> bool {
+        let spool = Arc::clone(&self.spool);
+        let mut queue = self.wait(&spool);
+        if self.batched > 0 && !queue.closing {
+            // Who came since the disk refused must not wait for it.
+            queue.full.iter_mut().for_each(|full| full.saved = None);
+            queue.urgent = false;
+            spool.go_on_packing(&queue);
+            return false;
+        }
+        if queue.closing {
+            // What the quiet thread has in hand is the last that it brings.
+            queue = spool.wait_while(queue, LOOK_AFTER, |queue| queue.packing > 0);
+            spool.lost(u64::try_from(queue.packing).unwrap_or_default());
+        }
+        if self.batch.is_empty() {
+            std::mem::swap(&mut self.batch, &mut queue.frames);
+        } else {
+            // What the disk refused before and what came since get their last chance together.
+            self.batch.append(&mut queue.frames);
+        }
+        self.batched += std::mem::take(&mut queue.records);
+        let full = if queue.is_late() { queue.take_full() } else { Default::default() };
+        let closing = queue.closing;
+        spool.go_on_packing(&queue);
+        drop(queue);
+        for mut full in full {
+            let saved = full.saved.take();
+            let before = self.batch.len();
+            lock(&self.packing).frame(&spool, full, &mut self.batch);
+            let added = bytes_of(self.batch.get(before..).unwrap_or_default());
+            spool.unwritten.fetch_add(added, Ordering::Relaxed);
+            self.batched += 1;
+            self.saved.extend(saved);
+            // On a busy core a request goes first.
+            std::thread::yield_now();
+        }
+        closing
+    }
+
+    /// Returns when records are there and others have had the time to follow, when it may be time
+    /// to seal or to try the disk again, or at the end.
+    fn wait<'a>(&self, spool: &'a Spool) -> MutexGuard<'a, Queue> {
+        let stuck = self.batched > 0;
+        let wait = match &self.open {
+            _ if stuck => RETRY,
+            // While the store is away it may be back sooner than it is time.
+            Some(_) => self.until_seal().min(SEAL_AFTER),
+            None => LOOK_AFTER,
+        };
+        let nothing = |queue: &Queue| queue.frames.is_empty() && !queue.is_late();
+        let idle = |queue: &mut Queue| !queue.closing && (stuck || nothing(queue));
+        let queue = spool.wait_while(lock(&spool.queue), wait, idle);
+        if stuck || nothing(&queue) {
+            return queue;
+        }
+        let early = self.last_append.map(|last| BATCH.saturating_sub(last.elapsed()));
+        spool.wait_while(queue, early.unwrap_or_default(), |queue| !queue.closing && !queue.urgent)
+    }
+
+    /// Appends the batch, as far as the spool has room; what has none is lost.
+    fn append(&mut self) {
+        if self.batched == 0 {
+            return;
+        }
+        let room = self.spool.max_bytes.saturating_sub(self.spool.used());
+        if bytes_of(&self.batch) > room {
+            let (bytes, records) = frame::that_fit(&self.batch, room);
+            self.spool.lost(self.batched - records);
+            let too_many = bytes_of(self.batch.get(bytes..).unwrap_or_default());
+            self.spool.unwritten.fetch_sub(too_many, Ordering::Relaxed);
+            self.batch.truncate(bytes);
+            self.batched = records;
+            // Nobody knows whose records those were.
+            self.saved.clear();
+        }
+        if let Err(error) = self.write() {
+            // Known before anybody is told: who hears of it finds no way in.
+            let known = self.spool.refused.swap(true, Ordering::SeqCst);
+            self.saved.clear();
+            if !known {
+                let dir = self.spool.dir.display();
+                tracing::error!(%dir, %error, "the spool cannot be written; records wait in memory and are dropped when {MAX_QUEUED} bytes wait");
+            }
+            return;
+        }
+        if self.spool.refused.swap(false, Ordering::Relaxed) {
+            tracing::info!("the spool can be written again");
+        }
+        self.spool.metrics.capture_records("appended", self.batched);
+        self.batched = 0;
+        self.batch.clear();
+        self.batch.shrink_to(KEPT);
+        self.last_append = Some(Instant::now());
+        self.save();
+    }
+
+    fn write(&mut self) -> io::Result<()> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        let open = match &mut self.open {
+            Some(open) => open,
+            none => none.insert(Open::create(&self.spool, &mut self.number)?),
+        };
+        if let Err(error) = open.file.write_all(&self.batch) {
+            // A part of it may be there. Where that cannot be cut off, no record may follow it.
+            if open.file.set_len(open.bytes).is_err() {
+                self.seal();
+            }
+            return Err(error);
+        }
+        let written = bytes_of(&self.batch);
+        open.bytes += written;
+        self.spool.grew(written);
+        self.spool.unwritten.fetch_sub(written, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Makes the batch safe from a power cut for those who wait for that: once for all of them.
+    fn save(&mut self) {
+        if self.saved.is_empty() {
+            return;
+        }
+        let synced = self.open.as_mut().map_or(Ok(()), Open::sync);
+        if let Err(error) = synced {
+            tracing::error!(%error, "records cannot be made safe from a power cut");
+            self.saved.clear();
+        }
+        for saved in self.saved.drain(..) {
+            // One that has gone does not want to know.
+            let _ = saved.send(());
+        }
+    }
+
+    /// How long the open segment has, if there is one.
+    fn until_seal(&self) -> Duration {
+        let Some(open) = &self.open else { return Duration::MAX };
+        let age = if self.spool.is_away() { SEAL_AFTER_AWAY } else { SEAL_AFTER };
+        match open.bytes {
+            0..SEAL_BYTES => age.saturating_sub(open.since.elapsed()),
+            _ => Duration::ZERO,
+        }
+    }
+
+    fn seal_if_due(&mut self) {
+        if self.until_seal().is_zero() {
+            self.seal();
+        }
+    }
+
+    fn seal(&mut self) {
+        let Some(open) = self.open.take() else { return };
+        if self.spool.is_away()
+            && let Err(error) = open.file.sync_data()
+        {
+            tracing::warn!(%error, "a spooled file is not safe from a power cut");
+        }
+        let segment = Segment { path: open.path, bytes: open.bytes };
+        lock(&self.spool.sealed).push_back(segment);
+        self.spool.bell.notify_one();
+    }
+
+    fn tell_losses(&mut self, every: Duration) {
+        if self.last_told.is_some_and(|last| last.elapsed() < every) {
+            return;
+        }
+        let records = self.spool.untold.swap(0, Ordering::Relaxed);
+        let bodies = self.spool.untold_bodies.swap(0, Ordering::Relaxed);
+        if records + bodies > 0 {
+            self.last_told = Some(Instant::now());
+            let spool_bytes = self.spool.used();
+            tracing::error!(
+                records,
+                bodies,
+                spool_bytes,
+                "records or their bodies were dropped: the spool is full or cannot be written"
+            );
+        }
+    }
+}
+
+impl Open {
+    fn create(spool: &Spool, number: &mut u64) -> io::Result<Self> {
+        let mut own = lock(&spool.own);
+        let folder = match &mut *own {
+            Some(folder) => folder,
+            none => none.insert(Folder::create(&spool.dir)?),
+        };
+        *number += 1;
+        let path = folder.segment(*number);
+        let file = fs::OpenOptions::new().append(true).create_new(true).open(&path);
+        if file.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            // Somebody removed it; the next try makes another.
+            *own = None;
+        }
+        Ok(Self { file: file?, path, bytes: 0, since: Instant::now(), named: false })
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.file.sync_data()?;
+        if !self.named {
+            // The file's name is in its folder, and the folder's in the spool.
+            for folder in self.path.ancestors().skip(1).take(2) {
+                File::open(folder)?.sync_all()?;
+            }
+            self.named = true;
+        }
+        Ok(())
+    }
+}
