@@ -176,6 +176,7 @@ fn records(c: &mut Criterion) {
         usage: Some(usage),
         usage_estimated: false,
         cost: bill().cost,
+        asked_cost: None,
         trace: None,
     };
     let call = interaction();

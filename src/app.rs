@@ -15,6 +15,9 @@ use secrecy::SecretString;
 use serde_json::Value;
 use serde_json::json;
 use thiserror::Error;
+use tokio::signal::unix::SignalKind;
+use tokio::signal::unix::signal;
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::admin;
@@ -167,12 +170,14 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
     warn_of_keyless(&config, &policy);
     let upstreams = Arc::new(Upstreams::new(&policy)?);
     let policy = Arc::new(PolicyHandle::new(policy));
+    show_gates(&metrics, &upstreams, &policy);
     let live = Arc::new(LiveStats::default());
     let database = config.open_store(&environment)?;
     let recorder = start_recorder(&config, &environment, database.as_ref(), &metrics)?;
     let (limits, courier) = limits(&config, &metrics)?;
     let access = access(&config, &environment, database.as_ref(), Arc::clone(&limits))?;
     tasks.extend(keep_keys(&access, database.as_ref(), &metrics));
+    let needed_keys = access.keys.clone().filter(|_| access.requires_key);
     let counters = keep_limits(&limits, &policy, &metrics, database.as_ref())?;
     let store = database.clone().map(LimitCounters::of);
     let last_counters =
@@ -221,7 +226,8 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
         tasks.push(("canaries", compare_canaries(database.clone(), arguments.simulate)));
     }
     let (readiness, board) = (Arc::new(Readiness::default()), Board::default());
-    let health = Health { readiness: Arc::clone(&readiness), tasks: board.clone() };
+    let health =
+        Health { readiness: Arc::clone(&readiness), tasks: board.clone(), keys: needed_keys };
     let ledger = recorder.clone().zip(database);
     let policies = PolicyParts {
         policy: Arc::clone(&policy),
@@ -776,7 +782,37 @@ fn reload(
         Seen::Same => background::done(),
         Seen::Unsettled => {}
     };
-    Box::pin(policy::watch(folder, reloader, today, prepare, tell))
+    let bell = Arc::new(Notify::new());
+    let looks = policy::watch(folder, Arc::clone(&bell), reloader, today, prepare, tell);
+    Box::pin(async move {
+        tokio::select! {
+            () = looks => {}
+            () = ring_on_hangup(&bell) => {}
+        }
+    })
+}
+
+/// Has the policy folder, and the key files that it names, looked at when SIGHUP comes.
+async fn ring_on_hangup(bell: &Notify) {
+    let Ok(mut hangups) = signal(SignalKind::hangup()) else {
+        tracing::error!("SIGHUP cannot be watched: it would end the process");
+        return std::future::pending().await;
+    };
+    while hangups.recv().await.is_some() {
+        tracing::info!("SIGHUP: looking at the policy folder and the files that it names");
+        bell.notify_one();
+    }
+}
+
+/// Shows before each scrape which models are left alone.
+fn show_gates(metrics: &Metrics, upstreams: &Arc<Upstreams>, policy: &Arc<PolicyHandle>) {
+    let (upstreams, policy) = (Arc::clone(upstreams), Arc::clone(policy));
+    metrics.before_scrape(move |metrics| {
+        let policy = policy.current();
+        let open =
+            policy.upstreams().map(|one| (one.name.as_str(), upstreams.gates.open(&one.name)));
+        metrics.gates_open(open);
+    });
 }
 
 /// Asks providers once a day when their models end.

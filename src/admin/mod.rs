@@ -55,6 +55,7 @@ use crate::policy::Settings;
 use crate::store::BadParameter;
 use crate::store::Database;
 use crate::store::Idempotency;
+use crate::store::KeyRing;
 use crate::store::Ledger;
 use crate::store::Recorder;
 use crate::store::StoreError;
@@ -96,12 +97,14 @@ impl Readiness {
 }
 
 /// How the process is.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Health {
     /// Whether the data plane takes requests.
     pub readiness: Arc<Readiness>,
     /// The work beside the requests.
     pub tasks: Board,
+    /// The keys without which nobody gets in, where that is so.
+    pub keys: Option<Arc<KeyRing>>,
 }
 
 /// What the routes use.
@@ -150,7 +153,10 @@ struct Status {
 /// Whether requests are taken, and whether what is recorded of them reaches the store.
 #[derive(Serialize, ToSchema)]
 struct Ready {
+    /// starting, ready, waiting (for what is missing) or draining.
     status: &'static str,
+    /// What keeps it from taking requests: listener, keys.
+    missing: Vec<&'static str>,
     /// ok, off, or unavailable: then records wait in the spool, and traffic goes on.
     store: &'static str,
 }
@@ -256,16 +262,28 @@ async fn healthz(State(parts): State<Parts>) -> Json<Status> {
     Json(Status { status: "ok", tasks: parts.health.tasks.reports() })
 }
 
-/// Whether the data plane takes requests. A store that is away does not stop it.
+/// Whether the data plane takes requests, and what is missing. A store that is away does not stop it,
+/// but where virtual keys are asked for it has to be there once.
 #[utoipa::path(get, path = "/readyz", responses((status = 200, body = Ready), (status = 503, body = Ready)))]
 async fn readyz(State(parts): State<Parts>) -> (StatusCode, Json<Ready>) {
-    let (code, status) = parts.health.readiness.status();
+    let (mut code, mut status) = parts.health.readiness.status();
+    let mut missing = Vec::new();
+    if status == "starting" {
+        missing.push("listener");
+    }
+    // Without its keys it would refuse every call with 503: a balancer had better know.
+    if parts.health.keys.as_ref().is_some_and(|keys| !keys.is_loaded()) {
+        missing.push("keys");
+        if status == "ready" {
+            (code, status) = (StatusCode::SERVICE_UNAVAILABLE, "waiting");
+        }
+    }
     let store = match parts.recorder.as_ref().map(|recorder| recorder.store_is_available()) {
         Some(true) => "ok",
         Some(false) => "unavailable",
         None => "off",
     };
-    (code, Json(Ready { status, store }))
+    (code, Json(Ready { status, missing, store }))
 }
 
 /// Every metric in Prometheus' text format; as OpenMetrics, with exemplars, where that is asked for.

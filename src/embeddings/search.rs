@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::time::Duration;
+use std::time::Instant;
 
 use serde::Deserialize;
 use serde_json::Map;
@@ -65,6 +66,7 @@ impl Searcher {
     /// # Errors
     /// 400 names the field, 404 and 409 the source; 503 says that the store is away.
     pub async fn answer(&self, body: &[u8], patience: Option<Duration>) -> Result<Value, ApiError> {
+        let begun = Instant::now();
         let answered = self.find(body, patience.unwrap_or(PATIENCE)).await;
         let outcome = match &answered {
             Ok(answer) if answer.get("degraded").is_some() => "text_only",
@@ -72,7 +74,7 @@ impl Searcher {
             Err(error) if error.status < 500 => "refused",
             Err(_) => "failed",
         };
-        self.metrics.search(outcome);
+        self.metrics.search(outcome, begun.elapsed());
         answered
     }
 

@@ -16,6 +16,7 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc;
 
+use crate::background::note;
 use crate::policy::PolicyHandle;
 use crate::store::Database;
 use crate::store::outbox;
@@ -75,7 +76,7 @@ impl Hooks {
         let (queue, mut events) = mpsc::channel::<Event>(MOST);
         let write = async move {
             while let Some(event) = events.recv().await {
-                while let Err(error) = outbox::tell(&database, &event).await {
+                while let Err(error) = note(outbox::tell(&database, &event).await) {
                     tracing::warn!(event = event.kind, %error, "an event waits for the store");
                     tokio::time::sleep(AWAY).await;
                 }

@@ -114,6 +114,9 @@ impl Keeper {
         let series = series(budgets);
         let lines = series.iter().map(|((limit, subject), left)| (&**limit, &**subject, *left));
         self.metrics.budgets(lines);
+        let budgets = policy.limits().iter();
+        let budgets = budgets.filter_map(|limit| Some((&*limit.name, limit.budget.as_ref()?.usd)));
+        self.metrics.budget_limits(budgets);
     }
 }
 

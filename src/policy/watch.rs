@@ -19,15 +19,16 @@ const POLL: Duration = Duration::from_millis(500);
 /// Between two looks at a folder that is being changed.
 const SETTLE: Duration = Duration::from_millis(100);
 
-/// Looks at the folder for ever; `tell` hears of every look, `prepare` may refuse a change.
+/// Looks at the folder for ever, and at once when `bell` rings; `tell` hears of every look,
+/// `prepare` may refuse a change.
 pub async fn watch(
     folder: PathBuf,
+    bell: Arc<Notify>,
     mut reloader: Reloader,
     today: fn() -> i64,
     prepare: impl Fn(&Policy) -> Result<(), String> + Clone + Send + 'static,
     tell: impl Fn(&Seen),
 ) {
-    let bell = Arc::new(Notify::new());
     let mut watcher = watcher(&folder, &bell);
     loop {
         let notice = tokio::time::timeout(POLL, bell.notified()).await;

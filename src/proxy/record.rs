@@ -17,6 +17,7 @@ use crate::limits::Real;
 use crate::limits::Refusal;
 use crate::metering::cost::Bill;
 use crate::metering::cost::UsageSource;
+use crate::metering::cost::Usd;
 use crate::metering::cost::price;
 use crate::metering::tokens;
 use crate::openai::endpoint::Endpoint;
@@ -367,6 +368,7 @@ impl Record {
             usage: self.usage,
             usage_estimated: self.bill.as_ref().is_some_and(|b| b.source == UsageSource::Estimated),
             cost: self.bill.as_ref().and_then(|bill| bill.cost),
+            asked_cost: self.asked_cost(),
             trace: self.trace_id(),
         }
     }
@@ -416,6 +418,18 @@ impl Record {
             key: self.client.key().to_owned(),
             attempts,
         }
+    }
+
+    /// What the call would have cost at the model that was asked for, where another one answered
+    /// and both have a price. The usage is that of the answer: how many tokens the other model had
+    /// needed nobody knows.
+    fn asked_cost(&self) -> Option<Usd> {
+        let (route, bill) = (self.route.as_ref()?, self.bill.as_ref()?);
+        if *self.asked == *route.target.model || bill.cost.is_none() {
+            return None;
+        }
+        let asked = self.policy.model(&self.asked)?;
+        price(Some(asked), &bill.usage, bill.source, self.service_tier.as_deref()).cost
     }
 
     /// Writes the call's log line. No word of the request or the answer is in it.

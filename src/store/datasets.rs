@@ -193,6 +193,20 @@ impl Datasets {
         Ok(Self { pool: database.readers()?, database: database.clone() })
     }
 
+    /// How many there are by status.
+    ///
+    /// # Errors
+    /// The store is away.
+    pub async fn counts(&self) -> Result<Vec<(String, i64)>, StoreError> {
+        let rows = sqlx::query("select status, count(*) from datasets group by status");
+        let rows = rows.fetch_all(&self.pool).await;
+        let read = |row: &AnyRow| Ok((row.try_get(0)?, row.try_get(1)?));
+        match rows.and_then(|rows| rows.iter().map(read).collect()) {
+            Ok(rows) => Ok(rows),
+            Err(error) => none_without_ledger(self.database.unreadable(&error), Vec::new()),
+        }
+    }
+
     /// Where they are.
     pub fn database(&self) -> &Database {
         &self.database

@@ -145,6 +145,7 @@ pub(super) type Saved = tokio::sync::oneshot::Sender<()>;
 
 impl Spool {
     pub(super) fn new(dir: PathBuf, max_bytes: u64, metrics: Arc<Metrics>) -> Self {
+        metrics.spool_limit().set(i64::try_from(max_bytes).unwrap_or(i64::MAX));
         Self {
             dir,
             max_bytes,

@@ -26,6 +26,14 @@ use super::outbox::Event;
 
 const ENDS: &str = "('succeeded', 'failed', 'cancelled')";
 
+/// Since when a job has been in its status, as far as its row tells: a paused one since it began.
+const ENTERED: &str = "case when status in ('awaiting_approval', 'pending', 'uploading') \
+       then coalesce(approved_at, created_at) \
+     when status in ('submitting', 'submit_unknown', 'validating_files', 'queued') \
+       then coalesce(submitted_at, approved_at, created_at) \
+     when status in ('running', 'paused') then coalesce(started_at, submitted_at, created_at) \
+     else coalesce(finished_at, updated_at) end";
+
 /// The columns, but for those that only a lease changes.
 const COLUMNS: [(&str, Kind); 40] = [
     ("job_id", Kind::Id),
@@ -273,14 +281,21 @@ impl TrainingQueue {
         }
     }
 
-    /// How many jobs there are by status.
+    /// How many jobs there are by status, and for how many seconds the oldest of them has been in
+    /// it. `now` is in milliseconds since 1970.
     ///
     /// # Errors
     /// The store is away.
-    pub async fn counts(&self) -> Result<Vec<(String, i64)>, StoreError> {
-        let sql = "select status, count(*) from training_queue group by status";
-        let rows = sqlx::query(sql).fetch_all(&self.pool).await;
-        let read = |row: &AnyRow| Ok((row.try_get(0)?, row.try_get(1)?));
+    pub async fn counts(&self, now: i64) -> Result<Vec<(String, i64, i64)>, StoreError> {
+        let sql = format!(
+            "select status, count(*), min({}) from training_queue group by status",
+            self.database.millis(ENTERED)
+        );
+        let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(&self.pool).await;
+        let read = |row: &AnyRow| {
+            let since: i64 = row.try_get(2)?;
+            Ok((row.try_get(0)?, row.try_get(1)?, now.saturating_sub(since).max(0) / 1000))
+        };
         match rows.and_then(|rows| rows.iter().map(read).collect()) {
             Ok(rows) => Ok(rows),
             Err(error) => none_without_ledger(self.database.unreadable(&error), Vec::new()),

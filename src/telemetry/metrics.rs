@@ -12,13 +12,11 @@ use dashmap::DashMap;
 use prometheus::Encoder;
 use prometheus::GaugeVec;
 use prometheus::Histogram;
-use prometheus::HistogramOpts;
 use prometheus::HistogramVec;
 use prometheus::IntCounter;
 use prometheus::IntCounterVec;
 use prometheus::IntGauge;
 use prometheus::IntGaugeVec;
-use prometheus::Opts;
 use prometheus::Registry;
 use prometheus::TextEncoder;
 
@@ -27,9 +25,22 @@ use crate::openai::usage::Usage;
 
 use super::cost::CostCounter;
 use super::cost::CostSeries;
+use super::cost::Spenders;
 use super::exemplars::Exemplars;
 use super::exemplars::Lasts;
 use super::openmetrics;
+use super::room::Histograms;
+use super::room::Lazy;
+use super::room::OTHER;
+pub use super::shelf::Described;
+use super::shelf::Shelf;
+use super::shelf::counter;
+use super::shelf::counters;
+use super::shelf::float_gauges;
+use super::shelf::gauge;
+use super::shelf::gauges;
+use super::shelf::histogram;
+use super::shelf::histograms;
 use super::traces::TraceId;
 
 const CALL: &[&str] = &[
@@ -81,6 +92,45 @@ pub const CAPTURE_OUTCOMES: [&str; 11] = [
 pub const AUTH_FAILURES: [&str; 6] =
     ["missing", "malformed", "unknown", "revoked", "expired", "not_loaded"];
 
+/// What becomes of a fine-tune job, in the order in which it comes.
+pub const TRAINING_STATUSES: [&str; 12] = [
+    "awaiting_approval",
+    "pending",
+    "uploading",
+    "submitting",
+    "submit_unknown",
+    "validating_files",
+    "queued",
+    "running",
+    "paused",
+    "succeeded",
+    "failed",
+    "cancelled",
+];
+
+/// What a dataset may be.
+pub const DATASET_STATUSES: [&str; 4] = ["building", "ready", "failed", "archived"];
+
+/// Why a model of an upstream is left alone: it asked for a pause, or it failed again and again.
+pub const GATE_REASONS: [&str; 2] = ["asked", "failing"];
+
+/// Where [`COST`] has the team.
+const COST_TEAM: usize = 5;
+
+/// Labels of calls that another model answered than was asked for.
+const REROUTED: &[&str] = &["gen_ai_request_model", "gen_ai_response_model", "route"];
+
+// Bytes of a scrape, which stays below 5 MB with ten thousand keys and two hundred models. Series
+// of cost come first with all their labels; then there is one for all keys of a team; then one for
+// all teams. The last of the room is for the keys that spend most.
+const COST_OWN: usize = 600_000;
+const COST_TEAMS: usize = 700_000;
+const COST_MODELS: usize = 800_000;
+const COST_LARGE: usize = 950_000;
+const REROUTED_OWN: usize = 60_000;
+/// What the histograms of calls may take up together.
+const HISTOGRAMS: usize = 3_500_000;
+
 /// What becomes of a span: it is taken by the collector, lost because too many wait, or lost because
 /// the collector does not take it.
 pub const SPAN_OUTCOMES: [&str; 3] = ["exported", "dropped", "failed"];
@@ -105,6 +155,8 @@ const FIRST_TOKEN_BUCKETS: &[f64] = &[
 ];
 const PER_TOKEN_BUCKETS: &[f64] =
     &[0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5];
+const SEARCH_BUCKETS: &[f64] =
+    &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0];
 const OVERHEAD_BUCKETS: &[f64] =
     &[0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1];
 
@@ -150,20 +202,29 @@ pub struct Observation {
     pub usage_estimated: bool,
     /// What it cost; `None` where there is usage and no rate for it.
     pub cost: Option<Usd>,
+    /// What the same usage costs at the model that was asked for, where another one answered and
+    /// both have a price.
+    pub asked_cost: Option<Usd>,
     /// Its trace, where that is kept.
     pub trace: Option<TraceId>,
 }
 
 /// The series of one set of labels, looked up once.
 struct Series {
-    duration: Histogram,
-    first_token: Histogram,
-    per_token: Histogram,
-    input: Histogram,
-    output: Histogram,
-    cached: Histogram,
-    reasoning: Histogram,
+    /// The call's labels, for the histograms that are made when something is observed.
+    call: [String; 5],
+    route: String,
+    duration: Lazy,
+    first_token: Lazy,
+    per_token: Lazy,
+    input: Lazy,
+    output: Lazy,
+    cached: Lazy,
+    reasoning: Lazy,
     cost: Arc<CostSeries>,
+    /// Whether its key has no series of its own.
+    shared: bool,
+    rerouted: OnceLock<[Arc<CostSeries>; 2]>,
     requests: IntCounter,
     decisions: Option<IntCounter>,
     unpriced: IntCounter,
@@ -178,14 +239,20 @@ struct Traced {
     first_token: Arc<Lasts>,
 }
 
+type SetGauges = Box<dyn Fn(&Metrics) + Send + Sync>;
+
 /// All metric series of the process.
 pub struct Metrics {
     registry: Registry,
-    duration: HistogramVec,
-    first_token: HistogramVec,
-    per_token: HistogramVec,
-    tokens: HistogramVec,
+    described: Vec<Described>,
+    duration: Histograms,
+    first_token: Histograms,
+    per_token: Histograms,
+    tokens: Histograms,
     cost: CostCounter,
+    spenders: Spenders,
+    /// What they cost, and what they would have cost.
+    rerouted: [CostCounter; 2],
     requests: IntCounterVec,
     attempts: IntCounterVec,
     decisions: IntCounterVec,
@@ -196,6 +263,7 @@ pub struct Metrics {
     connections: IntGauge,
     capture_records: IntCounterVec,
     spool_bytes: IntGauge,
+    spool_limit: IntGauge,
     policy_info: IntGaugeVec,
     policy_reloads: IntCounterVec,
     policy_in_sync: IntGauge,
@@ -211,16 +279,21 @@ pub struct Metrics {
     samples: AtomicU64,
     days_to_shutdown: IntGaugeVec,
     training_jobs: IntGaugeVec,
+    training_oldest: IntGaugeVec,
+    datasets: IntGaugeVec,
     unknown_training_status: IntCounter,
     task_up: IntGaugeVec,
-    task_failures: IntGaugeVec,
+    task_failures: IntCounterVec,
     documents: IntGaugeVec,
     source_runs: IntCounterVec,
     chunks_embedded: IntCounter,
     searches: IntCounterVec,
     retrievals: IntCounterVec,
+    search_duration: Histogram,
     alias_shares: GaugeVec,
     budgets: GaugeVec,
+    budget_limits: GaugeVec,
+    gates_open: IntGaugeVec,
     redis_up: IntGauge,
     redis_calls: IntCounter,
     gateways: IntGauge,
@@ -229,6 +302,8 @@ pub struct Metrics {
     first_token_exemplars: Exemplars,
     /// Series by their joined label values: one look-up for a call instead of a dozen.
     calls: DashMap<String, Arc<Series>>,
+    /// What sets gauges before a scrape.
+    before_scrape: OnceLock<SetGauges>,
 }
 
 impl Metrics {
@@ -237,16 +312,30 @@ impl Metrics {
     /// # Errors
     /// Two series of one name: a mistake in this file.
     pub fn new() -> prometheus::Result<Self> {
-        let registry = Registry::new();
-        let cost = CostCounter::new(
+        let mut shelf = Shelf::default();
+        let r = &mut shelf;
+        let cost = money(
+            r,
             "gen_ai_client_cost_usd_total",
             "Cost of finished calls in USD; calls without a price are in weir_unpriced_requests_total",
             COST,
         )?;
-        registry.register(Box::new(cost.clone()))?;
+        let rerouted = [
+            money(
+                r,
+                "weir_rerouted_cost_usd_total",
+                "Cost of calls that another model answered than was asked for, where both have a price",
+                REROUTED,
+            )?,
+            money(
+                r,
+                "weir_rerouted_asked_cost_usd_total",
+                "What the same calls would have cost at the model that was asked for",
+                REROUTED,
+            )?,
+        ];
         let process = prometheus::process_collector::ProcessCollector::for_self();
-        registry.register(Box::new(process))?;
-        let r = &registry;
+        r.registry.register(Box::new(process))?;
         let capture_records = counters(
             r,
             "weir_capture_records_total",
@@ -275,36 +364,62 @@ impl Metrics {
         for outcome in SPAN_OUTCOMES {
             trace_spans.with_label_values(&[outcome]);
         }
+        // The statuses are known: an alert needs the 0 before the first job.
+        let training_jobs =
+            gauges(r, "weir_training_jobs", "Fine-tune jobs in the store by status", &["status"])?;
+        let training_oldest = gauges(
+            r,
+            "weir_training_oldest_job_seconds",
+            "How long the oldest fine-tune job of a status has been in it; 0 without one",
+            &["status"],
+        )?;
+        for status in TRAINING_STATUSES {
+            training_jobs.with_label_values(&[status]);
+            training_oldest.with_label_values(&[status]);
+        }
+        let datasets = gauges(r, "weir_datasets", "Datasets in the store by status", &["status"])?;
+        for status in DATASET_STATUSES {
+            datasets.with_label_values(&[status]);
+        }
+        let room = Arc::default();
+        let mut models = |name, help, labels, buckets: &[f64]| {
+            let vec = histograms(r, name, help, labels, buckets)?;
+            Ok::<_, prometheus::Error>(Histograms::new(
+                vec,
+                (name, labels),
+                buckets.len(),
+                &room,
+                HISTOGRAMS,
+            ))
+        };
         Ok(Self {
-            duration: histograms(
-                r,
+            duration: models(
                 DURATION,
                 "From the request's first byte to the answer's last",
                 CALL,
                 DURATION_BUCKETS,
             )?,
-            first_token: histograms(
-                r,
+            first_token: models(
                 FIRST_TOKEN,
                 "From the request's first byte to the first event of a stream",
                 CALL,
                 FIRST_TOKEN_BUCKETS,
             )?,
-            per_token: histograms(
-                r,
+            per_token: models(
                 "gen_ai_server_time_per_output_token_seconds",
                 "Time after the first token, by output token, of a stream",
                 CALL,
                 PER_TOKEN_BUCKETS,
             )?,
-            tokens: histograms(
-                r,
+            tokens: models(
                 "gen_ai_client_token_usage",
                 "Tokens of finished calls; cached_input is part of input, reasoning part of output",
                 TOKEN_USAGE,
                 TOKEN_BUCKETS,
             )?,
             cost,
+            spenders: Spenders::default(),
+            rerouted,
             requests: counters(
                 r,
                 "weir_requests_total",
@@ -352,6 +467,11 @@ impl Metrics {
                 r,
                 "weir_capture_spool_bytes",
                 "Bytes of records that wait on disk for the store",
+            )?,
+            spool_limit: gauge(
+                r,
+                "weir_capture_spool_limit_bytes",
+                "Bytes that the spool may hold, spool.max_bytes",
             )?,
             policy_info: gauges(
                 r,
@@ -418,22 +538,19 @@ impl Metrics {
                 "Days until OpenAI shuts a model down; negative after it",
                 &["model"],
             )?,
-            training_jobs: gauges(
-                r,
-                "weir_training_jobs",
-                "Fine-tune jobs in the store by status",
-                &["status"],
-            )?,
+            training_jobs,
+            training_oldest,
+            datasets,
             task_up: gauges(
                 r,
                 "weir_background_task_up",
                 "1 while a background task runs, 0 once it has ended before its process",
                 &["task"],
             )?,
-            task_failures: gauges(
+            task_failures: counters(
                 r,
-                "weir_background_task_failures",
-                "Turns of a background task that failed since the start",
+                "weir_background_task_failures_total",
+                "Turns of a background task that failed",
                 &["task"],
             )?,
             unknown_training_status: counter(
@@ -470,19 +587,36 @@ impl Metrics {
                 "Requests whose rule puts passages of documents into them, by what came of it",
                 &["route", "outcome"],
             )?,
-            alias_shares: {
-                let (name, help) =
-                    ("weir_alias_share", "Share of an alias's calls that a model gets, 0 to 1");
-                let vec = GaugeVec::new(Opts::new(name, help), &["alias", "model"])?;
-                r.register(Box::new(vec.clone()))?;
-                vec
-            },
-            budgets: {
-                let (name, help) = ("weir_budget_remaining_usd", "What is left of a budget in USD");
-                let vec = GaugeVec::new(Opts::new(name, help), &["limit", "subject"])?;
-                r.register(Box::new(vec.clone()))?;
-                vec
-            },
+            search_duration: histogram(
+                r,
+                "weir_search_duration_seconds",
+                "Time that a search took, the question's vector included",
+                SEARCH_BUCKETS,
+            )?,
+            alias_shares: float_gauges(
+                r,
+                "weir_alias_share",
+                "Share of an alias's calls that a model gets, 0 to 1",
+                &["alias", "model"],
+            )?,
+            budgets: float_gauges(
+                r,
+                "weir_budget_remaining_usd",
+                "What is left of a budget in USD",
+                &["limit", "subject"],
+            )?,
+            budget_limits: float_gauges(
+                r,
+                "weir_budget_limit_usd",
+                "What a limit's budget is in USD, for each of its subjects",
+                &["limit"],
+            )?,
+            gates_open: gauges(
+                r,
+                "weir_gates_open",
+                "Models of an upstream that are left alone now, because it asked for it or is failing",
+                &["upstream", "reason"],
+            )?,
             redis_up: gauge(
                 r,
                 "weir_redis_up",
@@ -494,15 +628,18 @@ impl Metrics {
             duration_exemplars: Exemplars::new(DURATION_BUCKETS, CALL),
             first_token_exemplars: Exemplars::new(FIRST_TOKEN_BUCKETS, CALL),
             calls: DashMap::new(),
-            registry,
+            before_scrape: OnceLock::new(),
+            registry: shelf.registry,
+            described: shelf.described,
         })
     }
 
     /// Records a finished call under its labels.
     pub fn record(&self, labels: &CallLabels<'_>, seen: &Observation) {
         let series = self.series(labels);
+        let call = series.call.each_ref().map(String::as_str);
         series.requests.inc();
-        series.duration.observe(seen.took.as_secs_f64());
+        series.duration.observe(seen.took.as_secs_f64(), || self.duration.of(&call));
         if let Some(decisions) = &series.decisions {
             decisions.inc();
         }
@@ -510,32 +647,36 @@ impl Metrics {
             self.overhead.observe(overhead.as_secs_f64());
         }
         if let Some(first) = seen.first_token {
-            series.first_token.observe(first.as_secs_f64());
+            series.first_token.observe(first.as_secs_f64(), || self.first_token.of(&call));
         }
         if let Some(trace) = seen.trace {
-            self.note_traced(&series, labels, seen, trace);
+            self.note_traced(&series, seen, trace);
         }
         let Some(usage) = &seen.usage else { return };
-        series.tokens(usage);
-        series.token_pace(seen, usage);
+        self.tokens(&series, call, usage);
+        if let Some(pace) = token_pace(seen, usage) {
+            series.per_token.observe(pace, || self.per_token.of(&call));
+        }
         if seen.usage_estimated {
             series.estimated.inc();
         }
         match seen.cost {
-            Some(cost) => series.cost.add(cost),
+            Some(cost) => {
+                series.cost.add(cost);
+                self.spenders.note(cost, series.shared.then_some(labels.key));
+            }
             None => series.unpriced.inc(),
+        }
+        if let (Some(cost), Some(asked)) = (seen.cost, seen.asked_cost) {
+            let [real, wanted] = series.rerouted.get_or_init(|| self.rerouted(call, &series.route));
+            real.add(cost);
+            wanted.add(asked);
         }
     }
 
-    fn note_traced(
-        &self,
-        series: &Series,
-        labels: &CallLabels<'_>,
-        seen: &Observation,
-        trace: TraceId,
-    ) {
+    fn note_traced(&self, series: &Series, seen: &Observation, trace: TraceId) {
         let traced = series.traced.get_or_init(|| {
-            let call = labels.call();
+            let call = series.call.each_ref().map(String::as_str);
             let duration = self.duration_exemplars.with(&call);
             Traced { duration, first_token: self.first_token_exemplars.with(&call) }
         });
@@ -574,6 +715,11 @@ impl Metrics {
     /// Bytes of records that wait on disk.
     pub fn spool_bytes(&self) -> &IntGauge {
         &self.spool_bytes
+    }
+
+    /// Bytes that the spool may hold.
+    pub fn spool_limit(&self) -> &IntGauge {
+        &self.spool_limit
     }
 
     /// Names the policy in force.
@@ -642,11 +788,22 @@ impl Metrics {
         self.days_to_shutdown.with_label_values(&[model]).set(days);
     }
 
-    /// Sets how many fine-tune jobs there are, by status.
-    pub fn training_jobs(&self, counts: &[(String, i64)]) {
-        self.training_jobs.reset();
-        for (status, count) in counts {
-            self.training_jobs.with_label_values(&[status.as_str()]).set(*count);
+    /// Sets how many fine-tune jobs there are by status, and for how many seconds the oldest of
+    /// them has been in it.
+    pub fn training_jobs(&self, jobs: &[(String, i64, i64)]) {
+        for status in TRAINING_STATUSES {
+            let found = jobs.iter().find(|(known, ..)| known == status);
+            let (count, age) = found.map_or((0, 0), |(_, count, age)| (*count, *age));
+            self.training_jobs.with_label_values(&[status]).set(count);
+            self.training_oldest.with_label_values(&[status]).set(age);
+        }
+    }
+
+    /// Sets how many datasets there are, by status.
+    pub fn datasets(&self, counts: &[(String, i64)]) {
+        for status in DATASET_STATUSES {
+            let found = counts.iter().find(|(known, _)| known == status);
+            self.datasets.with_label_values(&[status]).set(found.map_or(0, |(_, count)| *count));
         }
     }
 
@@ -654,8 +811,8 @@ impl Metrics {
     pub fn background(&self, tasks: impl Iterator<Item = (&'static str, bool, u64)>) {
         for (task, up, failures) in tasks {
             self.task_up.with_label_values(&[task]).set(up.into());
-            let failures = i64::try_from(failures).unwrap_or(i64::MAX);
-            self.task_failures.with_label_values(&[task]).set(failures);
+            let counter = self.task_failures.with_label_values(&[task]);
+            counter.inc_by(failures.saturating_sub(counter.get()));
         }
     }
 
@@ -683,8 +840,9 @@ impl Metrics {
     }
 
     /// Counts a search.
-    pub fn search(&self, outcome: &str) {
+    pub fn search(&self, outcome: &str, took: Duration) {
         self.searches.with_label_values(&[outcome]).inc();
+        self.search_duration.observe(took.as_secs_f64());
     }
 
     /// Counts a request that was to be given passages of documents.
@@ -708,6 +866,34 @@ impl Metrics {
         }
     }
 
+    /// Sets what budgets are, by limit.
+    pub fn budget_limits<'a>(&self, limits: impl Iterator<Item = (&'a str, Usd)>) {
+        self.budget_limits.reset();
+        for (limit, usd) in limits {
+            self.budget_limits.with_label_values(&[limit]).set(usd.to_f64());
+        }
+    }
+
+    /// Sets how many models of each upstream are left alone, for each of [`GATE_REASONS`].
+    pub fn gates_open<'a>(&self, open: impl Iterator<Item = (&'a str, [i64; 2])>) {
+        self.gates_open.reset();
+        for (upstream, counts) in open {
+            for (reason, count) in GATE_REASONS.iter().zip(counts) {
+                self.gates_open.with_label_values(&[upstream, reason]).set(count);
+            }
+        }
+    }
+
+    /// Has `set` set gauges before each scrape. Only the first one counts.
+    pub fn before_scrape(&self, set: impl Fn(&Self) + Send + Sync + 'static) {
+        let _ = self.before_scrape.set(Box::new(set));
+    }
+
+    /// Every series, but for those of the process.
+    pub fn described(&self) -> &[Described] {
+        &self.described
+    }
+
     /// Whether Redis shares the limits.
     pub fn redis_up(&self) -> &IntGauge {
         &self.redis_up
@@ -726,7 +912,7 @@ impl Metrics {
     /// Every series as text, in Prometheus' exposition format.
     pub fn render(&self) -> String {
         let mut text = Vec::new();
-        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+        if let Err(error) = TextEncoder::new().encode(&self.gather(), &mut text) {
             tracing::error!(%error, "could not render the metrics");
         }
         String::from_utf8(text).unwrap_or_default()
@@ -738,7 +924,7 @@ impl Metrics {
         if !openmetrics::is_wanted(accept) {
             return ("text/plain; version=0.0.4; charset=utf-8", self.render());
         }
-        let text = openmetrics::encode(&self.registry.gather(), |family, labels| match family {
+        let text = openmetrics::encode(&self.gather(), |family, labels| match family {
             DURATION => self.duration_exemplars.of(labels),
             FIRST_TOKEN => self.first_token_exemplars.of(labels),
             _ => None,
@@ -746,76 +932,123 @@ impl Metrics {
         (openmetrics::MEDIA_TYPE, text)
     }
 
+    fn gather(&self) -> Vec<prometheus::proto::MetricFamily> {
+        if let Some(set) = self.before_scrape.get() {
+            set(self);
+        }
+        self.registry.gather()
+    }
+
     fn series(&self, labels: &CallLabels<'_>) -> Arc<Series> {
         let key = labels.joined();
         if let Some(series) = self.calls.get(&key) {
             return Arc::clone(&series);
         }
-        let series = Arc::new(self.make_series(labels));
-        self.calls.insert(key, Arc::clone(&series));
-        series
+        let (own, cost) = self.cost_series(labels);
+        if own {
+            let series = Arc::new(self.make_series(labels, cost, false));
+            self.calls.insert(key, Arc::clone(&series));
+            return series;
+        }
+        // All that share a cost series share the rest: what is kept here is bounded, too.
+        let shared = CallLabels { team: cost.value(COST_TEAM), key: OTHER, ..*labels };
+        let make = || Arc::new(self.make_series(labels, Arc::clone(&cost), true));
+        Arc::clone(&self.calls.entry(shared.joined()).or_insert_with(make))
     }
 
-    fn make_series(&self, labels: &CallLabels<'_>) -> Series {
-        let (call, response_model) = (labels.call(), labels.response_model);
-        let tokens = |kind| {
-            let [a, b, c, d, e] = call;
-            self.tokens.with_label_values(&[a, b, c, d, e, kind])
-        };
-        let [a, b, c, d, e] = call;
+    /// Where a call's cost is counted, and whether that is its key's own series.
+    fn cost_series(&self, labels: &CallLabels<'_>) -> (bool, Arc<CostSeries>) {
+        let CallLabels { operation, request_model, response_model, provider, error_type, .. } =
+            *labels;
+        let CallLabels { team, key, route, .. } = *labels;
+        let [a, b, c, d, e] = [operation, request_model, response_model, provider, error_type];
+        let most = if self.spenders.is_large(key) { COST_LARGE } else { COST_OWN };
+        let (choice, series) = self.cost.first_of(
+            &[
+                (&[a, b, c, d, e, team, key, route], most),
+                (&[a, b, c, d, e, team, OTHER, route], COST_TEAMS),
+                (&[a, b, c, d, e, OTHER, OTHER, route], COST_MODELS),
+            ],
+            &[a, OTHER, OTHER, d, e, OTHER, OTHER, OTHER],
+        );
+        (choice == 0, series)
+    }
+
+    fn make_series(&self, labels: &CallLabels<'_>, cost: Arc<CostSeries>, shared: bool) -> Series {
+        let CallLabels { operation, request_model, response_model, provider, error_type, .. } =
+            *labels;
+        let status = labels.status.to_string();
+        let decided = !labels.model.is_empty();
         Series {
-            duration: self.duration.with_label_values(&call),
-            first_token: self.first_token.with_label_values(&call),
-            per_token: self.per_token.with_label_values(&call),
-            input: tokens("input"),
-            output: tokens("output"),
-            cached: tokens("cached_input"),
-            reasoning: tokens("reasoning"),
-            cost: self.cost.with(&[a, b, c, d, e, labels.team, labels.key, labels.route]),
-            requests: self
-                .requests
-                .with_label_values(&[labels.route, labels.status.to_string().as_str()]),
-            decisions: (!labels.model.is_empty())
+            call: [operation, request_model, response_model, provider, error_type]
+                .map(str::to_owned),
+            route: labels.route.to_owned(),
+            duration: Lazy::default(),
+            first_token: Lazy::default(),
+            per_token: Lazy::default(),
+            input: Lazy::default(),
+            output: Lazy::default(),
+            cached: Lazy::default(),
+            reasoning: Lazy::default(),
+            cost,
+            shared,
+            rerouted: OnceLock::new(),
+            requests: self.requests.with_label_values(&[labels.route, status.as_str()]),
+            decisions: decided
                 .then(|| self.decisions.with_label_values(&[labels.route, labels.model])),
             unpriced: self.unpriced.with_label_values(&[response_model]),
             estimated: self.estimated.with_label_values(&[response_model]),
             traced: OnceLock::new(),
         }
     }
-}
 
-impl Series {
+    /// What calls cost that another model answered, and what they would have cost.
+    fn rerouted(&self, call: [&str; 5], route: &str) -> [Arc<CostSeries>; 2] {
+        let [_, asked, answered, ..] = call;
+        let own: &[(&[&str], usize)] = &[(&[asked, answered, route], REROUTED_OWN)];
+        self.rerouted.each_ref().map(|counter| counter.first_of(own, &[OTHER, OTHER, OTHER]).1)
+    }
+
     #[expect(
         clippy::cast_precision_loss,
         reason = "histograms are floats; counts stay far below 2^53"
     )]
-    fn tokens(&self, usage: &Usage) {
-        self.input.observe(usage.input as f64);
-        self.output.observe(usage.output as f64);
-        if usage.cached_input > 0 {
-            self.cached.observe(usage.cached_input as f64);
-        }
-        if usage.reasoning > 0 {
-            self.reasoning.observe(usage.reasoning as f64);
-        }
-    }
-
-    #[expect(clippy::cast_precision_loss, reason = "a mean pace needs no more digits")]
-    fn token_pace(&self, seen: &Observation, usage: &Usage) {
-        if let (Some(first), 2..) = (seen.first_token, usage.output) {
-            let rest = seen.took.saturating_sub(first).as_secs_f64();
-            self.per_token.observe(rest / (usage.output - 1) as f64);
+    fn tokens(&self, series: &Series, call: [&str; 5], usage: &Usage) {
+        let [a, b, c, d, e] = call;
+        let kinds = [
+            (&series.input, usage.input, "input"),
+            (&series.output, usage.output, "output"),
+            (&series.cached, usage.cached_input, "cached_input"),
+            (&series.reasoning, usage.reasoning, "reasoning"),
+        ];
+        for (lazy, tokens, kind) in kinds {
+            // Most calls have neither of the last two.
+            if tokens > 0 || matches!(kind, "input" | "output") {
+                lazy.observe(tokens as f64, || self.tokens.of(&[a, b, c, d, e, kind]));
+            }
         }
     }
 }
 
-impl CallLabels<'_> {
-    /// The values of [`CALL`].
-    fn call(&self) -> [&str; 5] {
-        let Self { operation, request_model, response_model, provider, error_type, .. } = *self;
-        [operation, request_model, response_model, provider, error_type]
-    }
+#[expect(clippy::cast_precision_loss, reason = "a mean pace needs no more digits")]
+fn token_pace(seen: &Observation, usage: &Usage) -> Option<f64> {
+    let (first, 2..) = (seen.first_token?, usage.output) else { return None };
+    let rest = seen.took.saturating_sub(first).as_secs_f64();
+    Some(rest / (usage.output - 1) as f64)
+}
 
+fn money(
+    shelf: &mut Shelf,
+    name: &'static str,
+    help: &'static str,
+    labels: &'static [&'static str],
+) -> prometheus::Result<CostCounter> {
+    let counter = CostCounter::new(name, help, labels)?;
+    shelf.put(counter.clone(), Described { name, kind: "counter", help, labels })?;
+    Ok(counter)
+}
+
+impl CallLabels<'_> {
     fn joined(&self) -> String {
         let mut key = String::with_capacity(160);
         for value in [
@@ -836,61 +1069,4 @@ impl CallLabels<'_> {
         let _ = write!(key, "{}", self.status);
         key
     }
-}
-
-fn histograms(
-    registry: &Registry,
-    name: &str,
-    help: &str,
-    labels: &[&str],
-    buckets: &[f64],
-) -> prometheus::Result<HistogramVec> {
-    let vec = HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels)?;
-    registry.register(Box::new(vec.clone()))?;
-    Ok(vec)
-}
-
-fn histogram(
-    registry: &Registry,
-    name: &str,
-    help: &str,
-    buckets: &[f64],
-) -> prometheus::Result<Histogram> {
-    let one = Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?;
-    registry.register(Box::new(one.clone()))?;
-    Ok(one)
-}
-
-fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
-    let counter = IntCounter::new(name, help)?;
-    registry.register(Box::new(counter.clone()))?;
-    Ok(counter)
-}
-
-fn counters(
-    registry: &Registry,
-    name: &str,
-    help: &str,
-    labels: &[&str],
-) -> prometheus::Result<IntCounterVec> {
-    let vec = IntCounterVec::new(Opts::new(name, help), labels)?;
-    registry.register(Box::new(vec.clone()))?;
-    Ok(vec)
-}
-
-fn gauges(
-    registry: &Registry,
-    name: &str,
-    help: &str,
-    labels: &[&str],
-) -> prometheus::Result<IntGaugeVec> {
-    let vec = IntGaugeVec::new(Opts::new(name, help), labels)?;
-    registry.register(Box::new(vec.clone()))?;
-    Ok(vec)
-}
-
-fn gauge(registry: &Registry, name: &str, help: &str) -> prometheus::Result<IntGauge> {
-    let one = IntGauge::new(name, help)?;
-    registry.register(Box::new(one.clone()))?;
-    Ok(one)
 }

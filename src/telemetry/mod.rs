@@ -8,3 +8,5 @@ pub mod traces;
 mod cost;
 mod exemplars;
 mod openmetrics;
+mod room;
+mod shelf;

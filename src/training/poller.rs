@@ -101,7 +101,8 @@ impl Poller {
     }
 
     async fn look(this: &Arc<Self>, room: &Arc<Semaphore>) -> Result<(), StoreError> {
-        this.metrics.training_jobs(&this.queue.counts().await?);
+        this.metrics.training_jobs(&this.queue.counts(now()).await?);
+        this.metrics.datasets(&this.datasets.counts().await?);
         while let Ok(place) = Arc::clone(room).try_acquire_owned() {
             let now = now();
             let Some(job) = this.queue.claim(&this.owner, now, now + LEASE_MS).await? else {

@@ -103,6 +103,19 @@ impl Gates {
         gate.asked.max(gate.ejected).is_none_or(|until| until <= Instant::now())
     }
 
+    /// How many models of an upstream are left alone now: because it asked for that, and because
+    /// they failed.
+    pub fn open(&self, upstream: &str) -> [i64; 2] {
+        let now = Instant::now();
+        let gates = self.by_target.iter().filter(|gate| gate.key().0 == upstream);
+        gates.fold([0, 0], |[asked, failing], gate| {
+            let lasts = |until: Option<Instant>| i64::from(until.is_some_and(|t| t > now));
+            // One that does both counts once.
+            let asks = lasts(gate.asked);
+            [asked + asks, failing + lasts(gate.ejected) * (1 - asks)]
+        })
+    }
+
     /// Forgets what is long over.
     pub fn sweep(&self) {
         let now = Instant::now();
@@ -206,6 +219,8 @@ mod tests {
         assert!(!gates.lets_in("openai", "gpt-6-luna"));
         assert_eq!(gates.closed_for("openai", "gpt-6-luna"), Some(Duration::from_secs(2)));
         assert_eq!(gates.closed_for("openai", "gpt-6.1-sol"), None);
+        (0..FAILURES).for_each(|_| gates.failed("openai", "gpt-6.1-sol"));
+        assert_eq!((gates.open("openai"), gates.open("vllm")), ([1, 1], [0, 0]));
         tokio::time::advance(Duration::from_secs(2)).await;
         assert_eq!(gates.closed_for("openai", "gpt-6-luna"), None);
     }

@@ -12,6 +12,8 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
 use serde_json::Value;
+use weir::telemetry::metrics::Described;
+use weir::telemetry::metrics::Metrics;
 
 use crate::support::Answer;
 use crate::support::Gateway;
@@ -22,13 +24,16 @@ use crate::support::answer::USAGE;
 use crate::support::answer::delta;
 use crate::support::eventually;
 use crate::support::http::client;
-use crate::support::http::post_with;
+use crate::support::http::get;
+use crate::support::http::get_with;
+use crate::support::http::post;
+use crate::support::http::post_as;
 use crate::support::ports::Port;
 use crate::support::world;
 
-const DASHBOARDS: [&str; 4] = ["cost", "traffic", "policy", "capture"];
+const DASHBOARDS: [&str; 4] = ["cost", "traffic", "policy", "training"];
 
-/// One try each: the provider's answers come in turn.
+/// One try each: the provider's answers come in turn. Half of the calls ask for a dearer model.
 const POLICY: &str = "routes:\n  - { name: all, when: 'tokens.prompt < 100000', use: gpt-4.1-mini, attempts: 1 }\n  \
                   - { name: never, when: 'request.model == \"x\"', use: gpt-4o }\nlimits:\n  - { name: all, per: global, budget: { usd: 1000, every: day } }\n";
 
@@ -82,6 +87,13 @@ impl Prometheus {
         })
     }
 
+    /// The labels of what a query finds.
+    fn labels(&self, query: &str) -> Vec<Value> {
+        let Some(answer) = self.ask("query", query) else { return Vec::new() };
+        let samples = answer["data"]["result"].as_array().into_iter().flatten();
+        samples.map(|sample| sample["metric"].clone()).collect()
+    }
+
     /// How many samples a query finds; NaN is none.
     fn found(&self, query: &str) -> usize {
         let Some(answer) = self.ask("query", query) else { return 0 };
@@ -116,26 +128,42 @@ fn upstream() -> Upstream {
     })
 }
 
-/// Keeps calls coming until it is stopped.
+/// Keeps calls of a team's key, and searches, coming until it is stopped.
 struct Traffic(Arc<AtomicBool>, Option<std::thread::JoinHandle<()>>);
 
 impl Traffic {
     fn through(gateway: &Gateway) -> Self {
         let over = Arc::new(AtomicBool::new(false));
-        let (address, stop) = (gateway.data(), Arc::clone(&over));
+        let (address, control, stop) = (gateway.data(), gateway.control(), Arc::clone(&over));
+        let key = r#"{"name":"app","team":"support"}"#;
+        let made = Raw::connect(control).send(post("/api/keys", key)).response().unwrap();
+        let key = made.json()["key"].as_str().unwrap().to_owned();
+        eventually("the key opens", || {
+            let models = format!("authorization: Bearer {key}\r\n");
+            get_with(address, "/v1/models", &models).unwrap().status != 401
+        });
         let thread = std::thread::spawn(move || {
             while !stop.load(Ordering::SeqCst) {
-                for stream in [false, true, true, false, false] {
+                for (stream, model) in [
+                    (false, "gpt-4.1"),
+                    (true, "gpt-4.1-mini"),
+                    (true, "gpt-4.1"),
+                    (false, "gpt-4.1-mini"),
+                    (false, "gpt-4.1-mini"),
+                ] {
                     let body = format!(
-                        r#"{{"model":"gpt-4.1-mini","stream":{stream},"messages":[{{"role":"user","content":"Hi"}}]}}"#
+                        r#"{{"model":"{model}","stream":{stream},"messages":[{{"role":"user","content":"Hi"}}]}}"#
                     );
                     let mut raw = Raw::connect(address);
                     let kind = if stream { "x-kind: stream\r\n" } else { "" };
-                    raw.send(post_with("/v1/chat/completions", kind, body));
+                    raw.send(post_as(&key, "/v1/chat/completions", kind, body));
                     // It leaves with the head, whatever comes behind it.
                     let _ = raw.head();
                     std::thread::sleep(std::time::Duration::from_millis(20));
                 }
+                // There is no such source: that is counted, too.
+                let search = post("/api/search", r#"{"query":"x","source":"none"}"#);
+                let _ = Raw::connect(control).send(search).response();
             }
         });
         Self(over, Some(thread))
@@ -149,6 +177,19 @@ impl Drop for Traffic {
     }
 }
 
+/// A query as Grafana sends it when nothing is chosen.
+fn filled(query: &str) -> String {
+    let mut query = query.to_owned();
+    for (variable, value) in [("$__rate_interval", "20s"), ("$__range", "1m")] {
+        query = query.replace(variable, value);
+    }
+    for variable in ["$team", "$key", "$model", "$route"] {
+        query = query.replace(variable, ".*");
+    }
+    assert!(!query.contains('$'), "{query}");
+    query
+}
+
 /// Title and query of every panel, as Grafana would send it.
 fn queries() -> Vec<(String, String)> {
     let mut queries = Vec::new();
@@ -156,14 +197,7 @@ fn queries() -> Vec<(String, String)> {
         let board: Value = serde_json::from_str(&read(&format!("dashboards/{name}.json"))).unwrap();
         for panel in board["panels"].as_array().unwrap() {
             for target in panel["targets"].as_array().unwrap() {
-                let mut query = target["expr"].as_str().unwrap().to_owned();
-                for (variable, value) in [("$__rate_interval", "20s"), ("$__range", "1m")] {
-                    query = query.replace(variable, value);
-                }
-                for variable in ["$team", "$key", "$model", "$route"] {
-                    query = query.replace(variable, ".*");
-                }
-                assert!(!query.contains('$'), "{query}");
+                let query = filled(target["expr"].as_str().unwrap());
                 queries.push((format!("{name}: {}", panel["title"]), query));
             }
         }
@@ -177,14 +211,19 @@ fn every_query_of_the_dashboards_and_every_rule_finds_data() {
     let gateway = Gateway::builder(&upstream).policy(POLICY).start();
     let prometheus = Prometheus::scraping(&gateway);
     let traffic = Traffic::through(&gateway);
+    let known = known_series();
     for (title, query) in queries() {
+        // `or vector(0)` finds data whatever stands before it.
+        for series in series_of(&query) {
+            assert!(known.contains(&series), "{title} asks for {series}, which there is not");
+        }
         eventually(&format!("{title} finds data: {query}"), || prometheus.found(&query) > 0);
     }
     let rules = prometheus.ask("rules", "").unwrap();
     let groups = rules["data"]["groups"].as_array().unwrap();
     let rules: Vec<&Value> =
         groups.iter().flat_map(|group| group["rules"].as_array().unwrap()).collect();
-    assert_eq!(rules.len(), 12 + 4 + 8);
+    assert_eq!(rules.len(), 18 + 4 + 7);
     for rule in rules {
         assert_eq!(rule["health"], "ok", "{rule}");
         let query = rule["query"].as_str().unwrap();
@@ -218,34 +257,129 @@ fn series_of(query: &str) -> BTreeSet<String> {
     names.map(str::to_owned).collect()
 }
 
+/// All series that the code has, and those that Prometheus makes of histograms.
+fn known_series() -> BTreeSet<String> {
+    let metrics = Metrics::new().unwrap();
+    let mut known: BTreeSet<String> =
+        ["process_resident_memory_bytes", "process_cpu_seconds_total"].map(str::to_owned).into();
+    for Described { name, kind, .. } in metrics.described() {
+        known.insert((*name).to_owned());
+        for part in ["bucket", "sum", "count"].iter().filter(|_| *kind == "histogram") {
+            known.insert(format!("{name}_{part}"));
+        }
+    }
+    known
+}
+
 #[test]
-fn every_series_is_in_the_documentation_and_the_other_way_round() {
+fn links_of_panels_lead_to_the_calls_that_they_count() {
+    let upstream = upstream();
+    let gateway = Gateway::builder(&upstream).policy(POLICY).start();
+    let prometheus = Prometheus::scraping(&gateway);
+    let traffic = Traffic::through(&gateway);
+    let mut followed = 0;
+    for name in DASHBOARDS {
+        let board: Value = serde_json::from_str(&read(&format!("dashboards/{name}.json"))).unwrap();
+        for panel in board["panels"].as_array().unwrap() {
+            let links = panel["fieldConfig"]["defaults"]["links"].as_array();
+            for link in links.into_iter().flatten() {
+                let query = filled(panel["targets"][0]["expr"].as_str().unwrap());
+                let link = link["url"].as_str().unwrap();
+                let what = format!("{name}: {}: {link}", panel["title"]);
+                eventually(&what, || {
+                    let labels = prometheus.labels(&query);
+                    labels.iter().any(|labels| leads_to_calls(&gateway, link, labels))
+                });
+                followed += 1;
+            }
+        }
+    }
+    assert!(followed > 10, "{followed}");
+    drop(traffic);
+}
+
+/// Follows a link as Grafana does for a series with these labels. Whatever the values are, the route
+/// understands it.
+fn leads_to_calls(gateway: &Gateway, link: &str, labels: &Value) -> bool {
+    let now = chrono::Utc::now();
+    let time = |minutes| {
+        let time = now + chrono::Duration::minutes(minutes);
+        time.to_rfc3339_opts(chrono::SecondsFormat::Millis, true)
+    };
+    let mut link = link
+        .replace("${__from:date:iso}", &time(-60))
+        .replace("${__to:date:iso}", &time(1))
+        .replace("${control}", "");
+    for (name, value) in labels.as_object().unwrap() {
+        link = link.replace(&format!("${{__field.labels.{name}}}"), value.as_str().unwrap());
+    }
+    // Such as that of the team, of a caller without one.
+    if link.contains("${__field.labels.") {
+        return false;
+    }
+    assert!(!link.contains('$'), "{link}: {labels}");
+    let answer = get(gateway.control(), &link).unwrap();
+    assert_eq!(answer.status, 200, "{link}: {}", answer.text());
+    !answer.json()["data"].as_array().unwrap().is_empty()
+}
+
+#[test]
+fn the_documentation_has_every_series_with_its_labels_and_no_other() {
+    const CALL: [&str; 5] = [
+        "gen_ai_operation_name",
+        "gen_ai_request_model",
+        "gen_ai_response_model",
+        "gen_ai_provider_name",
+        "error_type",
+    ];
+    let text = read("docs/operating.md");
+    let quoted = |cell: &str| -> Vec<String> {
+        cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    };
+    let mut documented = std::collections::BTreeMap::new();
+    for line in text.lines().filter(|l| l.starts_with("| `weir_") || l.starts_with("| `gen_ai_")) {
+        let cells: Vec<&str> = line.split('|').collect();
+        let mut labels: BTreeSet<String> = quoted(cells[2]).into_iter().collect();
+        if cells[2].split([',', ' ']).any(|word| word == "call") {
+            labels.extend(CALL.map(str::to_owned));
+        }
+        for name in quoted(cells[1]) {
+            assert!(documented.insert(name.clone(), labels.clone()).is_none(), "{name} twice");
+        }
+    }
+    let metrics = Metrics::new().unwrap();
+    let code = metrics.described().iter().map(|one| {
+        assert!(!one.help.is_empty(), "{}", one.name);
+        (one.name.to_owned(), one.labels.iter().map(|&label| label.to_owned()).collect())
+    });
+    assert_eq!(documented, code.collect());
+}
+
+#[test]
+fn promtool_finds_nothing_wrong_with_a_scrape_of_everything() {
     let upstream = upstream();
     let gateway = Gateway::builder(&upstream).policy(POLICY).start();
     let traffic = Traffic::through(&gateway);
     eventually("there was some of everything", || {
         gateway.metric("weir_usage_estimated_total", &[]) > 0.5
+            && gateway.metric("weir_search_total", &[]) > 0.5
     });
     drop(traffic);
-    let documented = read("docs/operating.md");
-    let metrics = crate::support::http::get(gateway.control(), "/metrics").unwrap().text();
-    let series = metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
-    let undocumented: Vec<_> = series
-        .filter(|name| !name.starts_with("process_") && !documented.contains(&format!("`{name}`")))
-        .collect();
-    assert!(undocumented.is_empty(), "{undocumented:?}");
-    let code = read("src/telemetry/metrics.rs");
-    let table = documented
-        .lines()
-        .filter(|line| line.starts_with("| `weir_") || line.starts_with("| `gen_ai_"));
-    for name in
-        table.flat_map(|line| line.split(" | ").next().unwrap().split('`').skip(1).step_by(2))
-    {
-        assert!(
-            code.contains(&format!("\"{name}\"")),
-            "{name} is documented, and there is no such series"
-        );
-    }
+    let text = get(gateway.control(), "/metrics").unwrap().text();
+    let mut check = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool is installed: tests/run sees to it");
+    std::io::Write::write_all(&mut check.stdin.take().unwrap(), text.as_bytes()).unwrap();
+    let said = String::from_utf8(check.wait_with_output().unwrap().stderr).unwrap();
+    // The contract counts a model's last days in days.
+    let days = |line: &&str| line.starts_with("weir_model_days_to_shutdown use base unit");
+    let complaints: Vec<&str> =
+        said.lines().filter(|line| !line.is_empty() && !days(line)).collect();
+    assert!(complaints.is_empty(), "{complaints:#?}");
 }
 
 #[test]
@@ -263,6 +397,29 @@ fn alerts_fire_when_they_should_and_not_otherwise() {
         .output()
         .expect("promtool is installed: tests/run sees to it");
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stdout));
+}
+
+#[test]
+fn every_alert_has_a_test_and_says_what_to_do() {
+    let [rules] = &yaml("dashboards/rules/alerts.yaml")[..] else { panic!("one document") };
+    let [tests] = &yaml("dashboards/rules/tests/alerts.yaml")[..] else { panic!("one document") };
+    let cases = tests["tests"].as_array().unwrap().iter();
+    let cases: Vec<&Value> =
+        cases.flat_map(|test| test["alert_rule_test"].as_array().unwrap()).collect();
+    let documented = read("docs/operating.md");
+    for rule in rules["groups"][0]["rules"].as_array().unwrap() {
+        let name = rule["alert"].as_str().unwrap();
+        let fires = |case: &&&Value| case["exp_alerts"].as_array().is_some_and(|a| !a.is_empty());
+        let of_it: Vec<&&Value> = cases.iter().filter(|case| case["alertname"] == name).collect();
+        assert!(of_it.iter().any(&fires), "{name} fires in a test");
+        assert!(of_it.iter().any(|case| !fires(case)), "{name} is silent in a test");
+        let row = documented.lines().find(|line| {
+            let first = line.strip_prefix("| `").and_then(|rest| rest.split('|').next());
+            first.is_some_and(|first| first.contains(&format!("{name}`")))
+        });
+        let row = row.unwrap_or_else(|| panic!("{name} is not in docs/operating.md"));
+        assert_eq!(row.matches('|').count(), 4, "{row}");
+    }
 }
 
 fn yaml(path: &str) -> Vec<Value> {
@@ -298,6 +455,17 @@ fn everything_that_the_compose_file_names_is_there() {
         }
     }
     assert!(root().join("docs/deploy/weir.env.example").exists());
+    // Every service but the gateway is there for it, or for those that look at it.
+    let place = |variable: &str| services["weir"]["environment"][variable].as_str().unwrap();
+    assert!(place("WEIR_STORE").contains("@postgres/") && place("WEIR_REDIS").contains("//redis:"));
+    assert!(read("dashboards/prometheus.yml").contains("weir:8081"));
+    assert!(
+        read("dashboards/provisioning/datasources/prometheus.yaml").contains("//prometheus:9090")
+    );
+    let home =
+        services["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"].as_str();
+    let home = home.unwrap().replace("/var/lib/grafana/dashboards", "dashboards");
+    assert!(root().join(&home).exists(), "{home}");
     // The gateway takes every setting that it is given there.
     let settings = services["weir"]["environment"].as_object().unwrap();
     let known = read("src/config.rs");
@@ -324,10 +492,23 @@ fn the_other_ways_to_run_it_name_what_there_is() {
         assert!(known.contains(&format!("\"{setting}\"")), "{setting} is no setting");
     }
     let unit = read("docs/deploy/weir.service");
-    for line in ["ExecStart=/usr/local/bin/weir serve", "NoNewPrivileges=yes", "TimeoutStopSec=75s"]
-    {
+    for line in [
+        "ExecStart=/usr/local/bin/weir serve",
+        "ExecReload=/bin/kill -HUP $MAINPID",
+        "NoNewPrivileges=yes",
+        "DynamicUser=yes",
+        "TimeoutStopSec=75s",
+    ] {
         assert!(unit.contains(line), "{line}");
     }
+    // systemd itself reads it, with a binary that is there.
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("weir.service");
+    fs::write(&file, unit.replace("/usr/local/bin/weir", env!("CARGO_BIN_EXE_weir"))).unwrap();
+    let verified = Command::new("systemd-analyze").arg("verify").arg(&file).output();
+    let verified = verified.expect("systemd-analyze is installed: tests/run sees to it");
+    let said = String::from_utf8_lossy(&verified.stderr);
+    assert!(verified.status.success() && said.is_empty(), "{said}");
     let image = read("Dockerfile");
     assert!(image.contains("USER 10001") && image.contains("ENTRYPOINT [\"/usr/local/bin/weir\"]"));
     for copied in image.lines().filter_map(|line| line.strip_prefix("COPY ")) {

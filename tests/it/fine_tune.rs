@@ -181,6 +181,8 @@ fn a_job_goes_from_a_dataset_to_a_tuned_model_on_both_stores() {
         eventually("the metric tells of it", || {
             let text = get(gateway.control(), "/metrics").unwrap().text();
             text.contains(r#"weir_training_jobs{status="succeeded"} 1"#)
+                && text.contains(r#"weir_training_jobs{status="running"} 0"#)
+                && text.contains(r#"weir_datasets{status="ready"} 1"#)
         });
     }
 }
@@ -392,6 +394,9 @@ fn paused_resumed_and_cancelled(store: &str) {
     build(&gateway, "d");
     let id = create(&gateway, "k");
     until(&gateway, &id, "running");
+    let oldest = |status| gateway.metric("weir_training_oldest_job_seconds", &[("status", status)]);
+    eventually("the metric tells how long it has been running", || oldest("running") > 0.5);
+    assert!(oldest("queued").abs() < 0.1, "nothing else waits");
     for (action, status) in [("pause", "paused"), ("resume", "queued"), ("cancel", "cancelled")] {
         assert_eq!(act(&gateway, &id, action).status, 202, "{action}");
         until(&gateway, &id, status);

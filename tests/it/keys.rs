@@ -202,8 +202,11 @@ fn the_keys_of_the_last_look_stay_in_force_while_the_store_is_away() {
 fn a_start_without_the_store_asks_for_patience_and_not_for_another_key() {
     let server = Postgres::stopped();
     let upstream = Upstream::always(Answer::chat());
-    let gateway =
-        with_keys(&upstream).config(&format!("store: {}", server.url("postgres"))).start();
+    let gateway = with_keys(&upstream)
+        .config(&format!("store: {}", server.url("postgres")))
+        .start_until("waiting");
+    let ready = get(gateway.control(), "/readyz").unwrap();
+    assert_eq!((ready.status, &ready.json()["missing"]), (503, &json!(["keys"])));
     let unknown = well_formed();
     let answer = ask(&gateway, &unknown);
     answer.assert_error(503, "api_error", "server_overloaded");
@@ -212,6 +215,8 @@ fn a_start_without_the_store_asks_for_patience_and_not_for_another_key() {
     assert_eq!(ask(&gateway, "wk_nobody").status, 401);
     server.resume();
     eventually("the keys are read", || ask(&gateway, &unknown).status == 401);
+    let ready = get(gateway.control(), "/readyz").unwrap();
+    assert_eq!((ready.status, &ready.json()["missing"]), (200, &json!([])));
 }
 
 /// A key that can be one, and that only a store of its own knows.

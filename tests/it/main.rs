@@ -26,6 +26,7 @@ mod limits;
 mod map;
 mod models;
 mod objects;
+mod operating;
 mod passthrough;
 mod policies;
 mod pressure;

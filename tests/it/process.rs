@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 
 use crate::support::Answer;
@@ -19,6 +20,7 @@ use crate::support::gateway::Process;
 use crate::support::http::get;
 use crate::support::http::good;
 use crate::support::http::post;
+use crate::support::http::post_with;
 use crate::support::ports::Port;
 
 const STREAM: &str = r#"{"model":"gpt-4.1-mini","stream":true}"#;
@@ -87,37 +89,96 @@ fn when_the_drain_time_is_over_what_runs_is_cut() {
 }
 
 #[test]
-fn a_new_process_takes_the_sockets_over_without_a_failed_request() {
-    let upstream = Upstream::always(Answer::chat());
+fn a_new_process_takes_the_sockets_over_without_a_failed_request_or_a_cut_stream() {
+    let go_on = gate();
+    let first = delta("One");
+    let held = Answer::events().chunk(&first).wait(&go_on).chunk(DONE).end();
+    let upstream = Upstream::with(move |_, request| match request.header("x-kind") {
+        Some(_) => held.clone(),
+        None => Answer::chat(),
+    });
     let mut gateway = Gateway::start(&upstream);
     let arguments = ["serve".to_owned(), "--upgrade".to_owned()];
     let next = Process::spawn(gateway.folder(), "next.log", &arguments, &[]);
     let socket = gateway.folder().join("data/upgrade.sock");
     eventually("the next process waits for the sockets", || socket.exists());
+    // Streams that begin in the old process and end after it has given its socket away.
+    let mut streams: Vec<_> = (0..8).map(|_| Raw::connect(gateway.data())).collect();
+    for stream in &mut streams {
+        stream.send(post_with("/v1/chat/completions", "x-kind: held\r\n", STREAM));
+        assert_eq!(stream.head().unwrap().status, 200);
+        assert_eq!(stream.chunk().unwrap().unwrap(), first.as_bytes());
+    }
     gateway.process.signal("QUIT");
     // Clients that open a connection for each request, until the old process is gone.
     let (address, over) = (gateway.data(), Arc::new(AtomicBool::new(false)));
+    let served = Arc::new(AtomicUsize::new(0));
     let clients: Vec<_> = (0..4)
         .map(|_| {
-            let over = Arc::clone(&over);
+            let (over, served) = (Arc::clone(&over), Arc::clone(&served));
             std::thread::spawn(move || {
-                let mut served = 0;
                 while !over.load(Ordering::Relaxed) {
                     let answer = Raw::connect(address).send(good()).response();
-                    assert!(answer.is_ok_and(|answer| answer.status == 200), "after {served}");
-                    served += 1;
+                    assert!(answer.is_ok_and(|answer| answer.status == 200));
+                    served.fetch_add(1, Ordering::Relaxed);
                 }
-                served
             })
         })
         .collect();
-    let code = gateway.process.exit().code();
+    eventually("the next process serves", || next.log().contains("INFO request"));
+    let before = served.load(Ordering::Relaxed);
+    eventually("traffic goes on", || served.load(Ordering::Relaxed) > before + 100);
+    assert!(!gateway.process.has_ended(), "the old process waits for its streams");
+    go_on.add_permits(8);
+    for stream in &mut streams {
+        assert_eq!(stream.chunk().unwrap().unwrap(), DONE.as_bytes());
+        assert_eq!(stream.chunk().unwrap(), None);
+    }
+    assert_eq!(gateway.process.exit().code(), Some(0));
     over.store(true, Ordering::Relaxed);
-    let served: u32 = clients.into_iter().map(|client| client.join().unwrap()).sum();
-    assert_eq!(code, Some(0));
+    clients.into_iter().for_each(|client| client.join().unwrap());
     assert_eq!(get(gateway.control(), "/readyz").unwrap().status, 200);
     assert!(next.log().contains("ready"), "{}", next.log());
-    assert!(served > 10);
+}
+
+#[test]
+fn on_sighup_the_policies_and_the_files_with_keys_are_read_again() {
+    let upstream = Upstream::always(Answer::chat());
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("key");
+    std::fs::write(&file, "sk-first").unwrap();
+    let path = format!("'{}'", file.display());
+    let mut gateway = Gateway::builder(&upstream).upstream("api_key_file", &path).start();
+    let sent = || {
+        Raw::connect(gateway.data()).send(good()).response().unwrap();
+        let requests = upstream.requests();
+        requests.last().unwrap().header("authorization").unwrap().to_owned()
+    };
+    assert_eq!(sent(), "Bearer sk-first");
+    std::fs::write(&file, "sk-second").unwrap();
+    let main = gateway.folder().join("policies/main.yaml");
+    let rule = "routes:\n  - { name: hup, when: 'true', use: gpt-4.1-nano }\n";
+    std::fs::write(&main, std::fs::read_to_string(&main).unwrap() + rule).unwrap();
+    gateway.process.signal("HUP");
+    eventually("it looks", || gateway.log().contains("SIGHUP"));
+    eventually("the new key is sent", || sent() == "Bearer sk-second");
+    let routed = || Raw::connect(gateway.data()).send(good()).response().unwrap();
+    eventually("the new rule holds", || routed().header("x-weir-route") == Some("hup"));
+    assert!(!gateway.process.has_ended(), "{}", gateway.log());
+}
+
+#[test]
+fn it_runs_as_the_first_process_of_a_container() {
+    if !Process::may_be_contained() {
+        eprintln!("no namespace of processes can be made here, and none is tested");
+        return;
+    }
+    let upstream = Upstream::always(Answer::chat());
+    let mut gateway = Gateway::builder(&upstream).contained().start();
+    assert_eq!(Raw::connect(gateway.data()).send(good()).response().unwrap().status, 200);
+    gateway.process.signal_child("TERM");
+    assert_eq!(gateway.process.exit().code(), Some(0), "{}", gateway.log());
+    assert!(gateway.log().contains("stopped"), "{}", gateway.log());
 }
 
 /// Runs `weir` to its end; returns its exit code and what it said.

@@ -112,6 +112,11 @@ impl KeyRing {
         Ok(Arc::clone(&entry.grant))
     }
 
+    /// Whether the keys were ever read.
+    pub fn is_loaded(&self) -> bool {
+        self.snapshot.load().is_some()
+    }
+
     /// Reads the keys for the first time.
     ///
     /// # Errors

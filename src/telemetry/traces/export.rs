@@ -253,9 +253,10 @@ mod tests {
     use crate::telemetry::traces::spans::tests::call;
 
     fn dropped(metrics: &Metrics) -> String {
+        const SERIES: &str = "weir_trace_spans_total{outcome=\"dropped\"} ";
         let text = metrics.render();
-        let line = text.lines().find(|line| line.contains("{outcome=\"dropped\"}")).unwrap();
-        line.rsplit_once(' ').unwrap().1.to_owned()
+        let line = text.lines().find_map(|line| line.strip_prefix(SERIES)).unwrap();
+        line.to_owned()
     }
 
     #[test]

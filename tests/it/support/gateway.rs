@@ -24,6 +24,10 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Deadlines for tests of deadlines.
 pub(crate) const IMPATIENT: &str = "{ connect: 200ms, first_byte: 300ms, idle: 300ms }";
 
+/// Runs what follows as the first process of a namespace, which ends with this command.
+const NAMESPACE: [&str; 5] =
+    ["/usr/bin/unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
+
 /// What a gateway is started with.
 pub(crate) struct Builder {
     base_url: String,
@@ -33,6 +37,7 @@ pub(crate) struct Builder {
     config: String,
     env: Vec<(String, String)>,
     arguments: Vec<String>,
+    contained: bool,
 }
 
 impl Builder {
@@ -72,6 +77,12 @@ impl Builder {
         self
     }
 
+    /// The first process of a namespace of its own, as in a container. Only root can do that.
+    pub(crate) fn contained(mut self) -> Self {
+        self.contained = true;
+        self
+    }
+
     fn write(&self, folder: &Path, data: u16, control: u16) {
         let policies = folder.join("policies");
         std::fs::create_dir_all(&policies).unwrap();
@@ -89,13 +100,22 @@ impl Builder {
 
     /// Starts the process and waits until it takes requests.
     pub(crate) fn start(self) -> Gateway {
+        self.start_until("ready")
+    }
+
+    /// Starts the process and waits until `/readyz` says this.
+    pub(crate) fn start_until(self, status: &str) -> Gateway {
         let folder = tempfile::tempdir().unwrap();
         let (data, control) = (Port::take(), Port::take());
         self.write(folder.path(), data.number(), control.number());
-        let process = Process::spawn(folder.path(), "log", &self.arguments, &self.env);
+        let process = if self.contained {
+            Process::contained(folder.path(), "log", &self.arguments, &self.env)
+        } else {
+            Process::spawn(folder.path(), "log", &self.arguments, &self.env)
+        };
         let Self { arguments, env, .. } = self;
         let mut gateway = Gateway { process, data, control, folder, arguments, env };
-        gateway.wait_until_ready();
+        gateway.wait_until(status);
         gateway
     }
 }
@@ -114,9 +134,32 @@ impl Process {
         arguments: &[String],
         env: &[(String, String)],
     ) -> Self {
+        Self::run(Command::new(env!("CARGO_BIN_EXE_weir")), folder, log, arguments, env)
+    }
+
+    /// The same in a namespace of processes of its own, where it is the first one.
+    fn contained(folder: &Path, log: &str, arguments: &[String], env: &[(String, String)]) -> Self {
+        let mut command = Command::new(NAMESPACE[0]);
+        command.args(&NAMESPACE[1..]).arg(env!("CARGO_BIN_EXE_weir"));
+        Self::run(command, folder, log, arguments, env)
+    }
+
+    /// Whether a namespace of processes can be made: by root, where the kernel lets it.
+    pub(crate) fn may_be_contained() -> bool {
+        let tried = Command::new(NAMESPACE[0]).args(&NAMESPACE[1..]).arg("/bin/true").status();
+        tried.is_ok_and(|status| status.success())
+    }
+
+    fn run(
+        mut command: Command,
+        folder: &Path,
+        log: &str,
+        arguments: &[String],
+        env: &[(String, String)],
+    ) -> Self {
         let log = folder.join(log);
         let out = File::create(&log).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_weir"))
+        let child = command
             .args(arguments)
             .current_dir(folder)
             .env_clear()
@@ -136,6 +179,15 @@ impl Process {
     /// What it has written so far.
     pub(crate) fn log(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap()).into_owned()
+    }
+
+    /// Sends a signal to the process that it has started.
+    pub(crate) fn signal_child(&self, name: &str) {
+        let id = self.child.id();
+        let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children"));
+        let child = children.unwrap().trim().to_owned();
+        let done = Command::new("kill").args(["-s", name, &child]).status().unwrap();
+        assert!(done.success(), "kill -s {name} {child}");
     }
 
     /// Sends a signal such as `TERM`.
@@ -202,12 +254,14 @@ impl Gateway {
             config: String::new(),
             env: Vec::new(),
             arguments: vec!["serve".to_owned()],
+            contained: false,
         }
     }
 
-    fn wait_until_ready(&mut self) {
+    fn wait_until(&mut self, status: &str) {
         let deadline = Instant::now() + PATIENCE;
-        while get(self.control(), "/readyz").is_none_or(|answer| answer.status != 200) {
+        let says = |control| Some(get(control, "/readyz")?.json()["status"] == status);
+        while says(self.control()) != Some(true) {
             let ended = self.process.has_ended();
             assert!(!ended, "the gateway did not start:\n{}", self.log());
             assert!(Instant::now() < deadline, "the gateway is not ready:\n{}", self.log());
@@ -224,7 +278,7 @@ impl Gateway {
     /// Starts the process again, after its end, on the same folder and ports.
     pub(crate) fn start_again(&mut self) {
         self.process = Process::spawn(self.folder.path(), "log", &self.arguments, &self.env);
-        self.wait_until_ready();
+        self.wait_until("ready");
     }
 
     /// Where clients connect.

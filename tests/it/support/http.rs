@@ -211,9 +211,14 @@ pub(crate) fn post(path: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
 
 /// The same with header lines that each end with CR LF.
 pub(crate) fn post_with(path: &str, headers: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
+    post_as("sk-caller", path, headers, body)
+}
+
+/// The same with this key.
+pub(crate) fn post_as(key: &str, path: &str, headers: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
     let body = body.as_ref();
     let mut request = format!(
-        "POST {path} HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer sk-caller\r\n\
+        "POST {path} HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer {key}\r\n\
          content-type: application/json\r\ncontent-length: {}\r\n{headers}\r\n",
         body.len()
     )

@@ -90,12 +90,27 @@ impl Postgres {
         self.url(database)
     }
 
+    /// Dumps a database as `pg_dump` does; returns the file.
+    pub(crate) fn dump(&self, database: &str) -> String {
+        let file = self.folder.path().join("dump").display().to_string();
+        done(self.command("pg_dump").args(["-Fc", "-f", &file, &self.url(database)]));
+        file
+    }
+
+    /// Restores a dump into an empty database.
+    pub(crate) fn restore(&self, database: &str, dump: &Path) {
+        let into = format!("--dbname={}", self.url(database));
+        done(self.command("pg_restore").args(["--exit-on-error", &into]).arg(dump));
+    }
+
     fn data(&self) -> String {
         self.folder.path().join("data").to_str().unwrap().to_owned()
     }
 
     fn command(&self, program: &str) -> Command {
-        let program = self.programs.join(program);
+        // Who puts the server's programs into the PATH may have left the clients' where they were.
+        let beside = self.programs.join(program);
+        let program = if beside.exists() { beside } else { PathBuf::from(program) };
         let mut command = if is_root() {
             let mut command = Command::new("runuser");
             command.args(["-u", "postgres", "--"]).arg(program);
