@@ -19,6 +19,7 @@ use prometheus::IntGauge;
 use prometheus::IntGaugeVec;
 use prometheus::Registry;
 use prometheus::TextEncoder;
+use prometheus::proto::MetricFamily;
 
 use crate::metering::cost::Usd;
 use crate::openai::usage::Usage;
@@ -130,7 +131,6 @@ const COST_LARGE: usize = 950_000;
 const REROUTED_OWN: usize = 60_000;
 /// What the histograms of calls may take up together.
 const HISTOGRAMS: usize = 3_500_000;
-
 /// What becomes of a span: it is taken by the collector, lost because too many wait, or lost because
 /// the collector does not take it.
 pub const SPAN_OUTCOMES: [&str; 3] = ["exported", "dropped", "failed"];
@@ -650,7 +650,7 @@ impl Metrics {
             series.first_token.observe(first.as_secs_f64(), || self.first_token.of(&call));
         }
         if let Some(trace) = seen.trace {
-            self.note_traced(&series, seen, trace);
+            self.note_traced(&series, labels, seen, trace);
         }
         let Some(usage) = &seen.usage else { return };
         self.tokens(&series, call, usage);
@@ -674,9 +674,15 @@ impl Metrics {
         }
     }
 
-    fn note_traced(&self, series: &Series, seen: &Observation, trace: TraceId) {
+    fn note_traced(
+        &self,
+        series: &Series,
+        labels: &CallLabels<'_>,
+        seen: &Observation,
+        trace: TraceId,
+    ) {
         let traced = series.traced.get_or_init(|| {
-            let call = series.call.each_ref().map(String::as_str);
+            let call = labels.call();
             let duration = self.duration_exemplars.with(&call);
             Traced { duration, first_token: self.first_token_exemplars.with(&call) }
         });
@@ -932,7 +938,7 @@ impl Metrics {
         (openmetrics::MEDIA_TYPE, text)
     }
 
-    fn gather(&self) -> Vec<prometheus::proto::MetricFamily> {
+    fn gather(&self) -> Vec<MetricFamily> {
         if let Some(set) = self.before_scrape.get() {
             set(self);
         }
@@ -958,10 +964,8 @@ impl Metrics {
 
     /// Where a call's cost is counted, and whether that is its key's own series.
     fn cost_series(&self, labels: &CallLabels<'_>) -> (bool, Arc<CostSeries>) {
-        let CallLabels { operation, request_model, response_model, provider, error_type, .. } =
-            *labels;
         let CallLabels { team, key, route, .. } = *labels;
-        let [a, b, c, d, e] = [operation, request_model, response_model, provider, error_type];
+        let [a, b, c, d, e] = labels.call();
         let most = if self.spenders.is_large(key) { COST_LARGE } else { COST_OWN };
         let (choice, series) = self.cost.first_of(
             &[
@@ -975,13 +979,11 @@ impl Metrics {
     }
 
     fn make_series(&self, labels: &CallLabels<'_>, cost: Arc<CostSeries>, shared: bool) -> Series {
-        let CallLabels { operation, request_model, response_model, provider, error_type, .. } =
-            *labels;
+        let response_model = labels.response_model;
         let status = labels.status.to_string();
         let decided = !labels.model.is_empty();
         Series {
-            call: [operation, request_model, response_model, provider, error_type]
-                .map(str::to_owned),
+            call: labels.call().map(str::to_owned),
             route: labels.route.to_owned(),
             duration: Lazy::default(),
             first_token: Lazy::default(),
@@ -1049,6 +1051,12 @@ fn money(
 }
 
 impl CallLabels<'_> {
+    /// The values of [`CALL`].
+    fn call(&self) -> [&str; 5] {
+        let Self { operation, request_model, response_model, provider, error_type, .. } = *self;
+        [operation, request_model, response_model, provider, error_type]
+    }
+
     fn joined(&self) -> String {
         let mut key = String::with_capacity(160);
         for value in [
