@@ -69,7 +69,7 @@ fn requests(c: &mut Criterion) {
             b.iter(|| RequestView::parse(black_box(body)).unwrap());
         });
         let view = RequestView::parse(&body).unwrap();
-        let patch = Patch { model: Some("gpt-6-luna"), ask_usage: true, set: &[] };
+        let patch = Patch { model: Some("gpt-6-luna"), ask_usage: true, ..Patch::default() };
         group.bench_with_input(BenchmarkId::new("splice", name), &body, |b, body| {
             b.iter(|| view.splice(black_box(body), &patch));
         });
@@ -145,6 +145,7 @@ fn interaction() -> Interaction<'static> {
         facts: None,
         alias: None,
         alias_arm: None,
+        retrieval: None,
         charge: None,
     }
 }

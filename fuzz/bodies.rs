@@ -8,6 +8,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::openai::endpoint::Endpoint;
+use super::openai::question::Insert;
 use super::openai::request::{Patch, RequestView};
 use super::openai::stream::{StreamSeen, StreamTap};
 
@@ -39,7 +40,7 @@ pub(crate) fn splice(body: &[u8]) {
     let Ok(view) = RequestView::parse(body) else { return };
     let tier = RawValue::from_string("\"flex\"".to_owned()).expect("a string is JSON");
     let set = [("service_tier", &*tier), ("weir \"\u{1}", &*tier)];
-    let patch = Patch { model: Some("n\"w\n"), ask_usage: true, set: &set };
+    let patch = Patch { model: Some("n\"w\n"), ask_usage: true, set: &set, insert: None };
     let out = view.splice(&Bytes::copy_from_slice(body), &patch);
     let again = RequestView::parse(&out).expect("a spliced request is a request");
     assert_eq!(again.model(), "n\"w\n");
@@ -51,6 +52,27 @@ pub(crate) fn splice(body: &[u8]) {
     wanted["weir \"\u{1}"] = "flex".into();
     wanted["stream_options"]["include_usage"] = true.into();
     assert_eq!(serde_json::from_slice::<Value>(&out).expect("valid"), wanted);
+    for conversation in ["messages", "input"] {
+        insertion(&view, body, conversation);
+    }
+}
+
+/// A message that is inserted is all that changes.
+fn insertion(view: &RequestView, body: &[u8], conversation: &str) {
+    let text = "see \"\u{1}\n";
+    let patch = Patch { insert: Some(Insert { conversation, text }), ..Patch::default() };
+    let out = view.splice(&Bytes::copy_from_slice(body), &patch);
+    let Ok(before) = serde_json::from_slice::<Value>(body) else { return };
+    let mut after: Value = serde_json::from_slice(&out).expect("valid");
+    if out != body {
+        let list = after[conversation].as_array_mut().expect("a conversation is a list");
+        let ours = list.iter().position(|message| message["content"] == text);
+        list.remove(ours.expect("it is there"));
+        if before[conversation].is_string() {
+            after[conversation] = list[0]["content"].take();
+        }
+    }
+    assert_eq!(after, before);
 }
 
 /// Where a stream is cut makes no difference, and without stripping every byte comes out again.

@@ -357,7 +357,7 @@ pub fn search_once(
             None => searcher.everywhere(query, top_k.into()).await,
             Some(source) => {
                 let body = json!({ "query": query, "source": source, "top_k": top_k });
-                searcher.answer(body.to_string().as_bytes()).await
+                searcher.answer(body.to_string().as_bytes(), None).await
             }
         };
         answer.map_err(|error| AppError::Other(error.message.to_string()))
@@ -675,12 +675,12 @@ fn library(config: &Config) -> Library {
 /// How apps search.
 fn search(searcher: &Arc<OnceLock<Searcher>>) -> Search {
     let searcher = Arc::clone(searcher);
-    Arc::new(move |body| {
+    Arc::new(move |body, patience| {
         let searcher = searcher.get().cloned();
         Box::pin(async move {
             let away =
                 || ApiError::new(503, "api_error", "server_overloaded", "The gateway starts.");
-            let answer = searcher.ok_or_else(away)?.answer(&body).await?;
+            let answer = searcher.ok_or_else(away)?.answer(&body, patience).await?;
             Ok(answer.to_string().into())
         })
     })

@@ -383,7 +383,7 @@ async fn rollback(State(parts): State<Parts>, Path(alias): Path<String>) -> Resp
 )]
 async fn search(State(parts): State<Parts>, body: Bytes) -> Response {
     let Some(searcher) = parts.library.searcher.get() else { return store_off() };
-    match searcher.answer(&body).await {
+    match searcher.answer(&body, None).await {
         Ok(answer) => Json(answer).into_response(),
         Err(error) => refused(error.into()),
     }

@@ -22,6 +22,7 @@ use crate::policy::CaseResult;
 use crate::policy::Checked;
 use crate::policy::Diagnostic;
 use crate::policy::Explanation;
+use crate::policy::Retrieved;
 use crate::policy::Scenario;
 use crate::policy::Settings;
 use crate::policy::Severity;
@@ -299,7 +300,12 @@ fn conclusion(explanation: &Explanation) -> String {
         [] => String::new(),
         row => format!(", then {}", row.join(", ")),
     };
-    format!("`{route}` sends it to {model} at {upstream}{then}\n")
+    let with = explanation.retrieve.as_ref().map(|with| {
+        let Retrieved { source, top_k, max_tokens } = with;
+        format!(", with passages of `{source}` ({top_k} and {max_tokens} tokens at most)")
+    });
+    let with = with.unwrap_or_default();
+    format!("`{route}` sends it to {model} at {upstream}{then}{with}\n")
 }
 
 /// `1 error, 2 warnings`.

@@ -65,13 +65,14 @@ struct Wanted {
 }
 
 impl Searcher {
-    /// Answers the body of `POST /api/search`.
+    /// Answers the body of `POST /api/search`. `patience` is how long the question's vector is waited
+    /// for, where somebody has less than usual; without one only words are compared.
     ///
     /// # Errors
     /// 400 names the field, 404 and 409 the source; 503 says that the store is away.
-    pub async fn answer(&self, body: &[u8]) -> Result<Value, ApiError> {
+    pub async fn answer(&self, body: &[u8], patience: Option<Duration>) -> Result<Value, ApiError> {
         let begun = Instant::now();
-        let answered = self.find(body).await;
+        let answered = self.find(body, patience.unwrap_or(PATIENCE)).await;
         let outcome = match &answered {
             Ok(answer) if answer.get("degraded").is_some() => "text_only",
             Ok(_) => "ok",
@@ -91,7 +92,7 @@ impl Searcher {
         let (mut hits, mut degraded, mut indexes) = (Vec::new(), false, 0);
         for source in self.sources.list("", MOST_SOURCES).await.map_err(away)? {
             let body = json!({ "query": query, "source": source.name, "top_k": top_k });
-            let mut answer = match self.answer(body.to_string().as_bytes()).await {
+            let mut answer = match self.answer(body.to_string().as_bytes(), None).await {
                 Err(error) if error.code == NOT_READY => continue,
                 answered => answered?,
             };
@@ -117,7 +118,7 @@ impl Searcher {
         Ok(answer)
     }
 
-    async fn find(&self, body: &[u8]) -> Result<Value, ApiError> {
+    async fn find(&self, body: &[u8], patience: Duration) -> Result<Value, ApiError> {
         let asked = parse(body)?;
         let source = self.sources.find(&asked.source).await.map_err(away)?;
         let source = source.ok_or_else(|| {
@@ -135,7 +136,7 @@ impl Searcher {
         let texts = [asked.query.clone()];
         let embedder = self.embedder.impatient();
         let made = embedder.embed(&source.name, &index.shape.model, source.dimensions, &texts);
-        let vector = match tokio::time::timeout(PATIENCE, made).await {
+        let vector = match tokio::time::timeout(patience, made).await {
             Ok(Ok(made)) => {
                 let vector = made.vectors.into_iter().next();
                 vector.filter(|vector| fits(vector, &source.name, index.shape.dimensions))

@@ -44,6 +44,15 @@ impl Endpoint {
         }
     }
 
+    /// The field of its requests that holds a conversation.
+    pub fn conversation(self) -> Option<&'static str> {
+        match self {
+            Self::ChatCompletions => Some("messages"),
+            Self::Responses => Some("input"),
+            Self::Completions | Self::Embeddings | Self::Other => None,
+        }
+    }
+
     /// OpenTelemetry's `gen_ai.operation.name`.
     pub fn operation(self) -> &'static str {
         match self {

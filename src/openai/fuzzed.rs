@@ -42,8 +42,10 @@ pub(super) fn fields() -> impl Strategy<Value = Map<String, Value>> {
         value().prop_map(|value| json!({ "include_usage": value, "x": 1 })),
         value().prop_map(|value| json!({ "a": value, "x": [] })),
     ]);
-    (others, text(), stream, options).prop_map(|(others, model, stream, options)| {
+    let all = (others, text(), stream, options, prop::option::of(conversation()));
+    all.prop_map(|(others, model, stream, options, conversation)| {
         let mut fields: Map<_, _> = others.into_iter().collect();
+        fields.extend(conversation.map(|(name, said)| (name.to_owned(), said)));
         for (name, value) in [("stream", stream), ("stream_options", options)] {
             fields.remove(name);
             fields.extend(value.map(|value| (name.to_owned(), value)));
@@ -51,6 +53,18 @@ pub(super) fn fields() -> impl Strategy<Value = Map<String, Value>> {
         fields.insert("model".to_owned(), format!("m{model}").into());
         fields
     })
+}
+
+/// What was said, nearly as it should be.
+fn conversation() -> impl Strategy<Value = (&'static str, Value)> {
+    let role = prop::sample::select(vec!["user", "user", "assistant", "system", "developer"]);
+    let content = prop_oneof![text().prop_map(Value::from), value()];
+    let message =
+        (role, content).prop_map(|(role, content)| json!({ "role": role, "content": content }));
+    let message = prop_oneof![4 => message, 1 => value()];
+    let list = prop::collection::vec(message, 0..5).prop_map(Value::from);
+    let said = prop_oneof![3 => list, 1 => text().prop_map(Value::from)];
+    (prop::sample::select(vec!["messages", "input"]), said)
 }
 
 /// The fields as JSON text, with whitespace and escapes where `noise` wants them.

@@ -4,14 +4,12 @@
 
 use bytes::Bytes;
 
-use crate::openai::scan::Member;
 use crate::openai::scan::Span;
-use crate::openai::scan::each;
 use crate::openai::scan::object;
 use crate::openai::splice::Edit;
 use crate::openai::splice::Text;
 use crate::openai::splice::apply;
-use crate::openai::unescape::unescape_text;
+use crate::openai::walk::Walk;
 
 /// Roles whose texts are pruned, as in training data.
 const SYSTEM: [&str; 2] = ["system", "developer"];
@@ -21,10 +19,11 @@ const USER: &str = "user";
 /// nothing to take out. A system message of which nothing is left goes as a whole.
 pub fn prune(body: &[u8], pieces: &[String]) -> Option<Bytes> {
     let text = std::str::from_utf8(body).ok()?;
-    let mut cuts = Cuts { text, pieces, made: Vec::new() };
+    let walk = Walk(text);
+    let mut cuts = Cuts { walk, pieces, made: Vec::new() };
     for member in object(text)? {
-        match cuts.part(member.name) {
-            "messages" | "input" if cuts.part(member.value).starts_with('[') => {
+        match walk.part(member.name) {
+            "messages" | "input" if walk.part(member.value).starts_with('[') => {
                 cuts.messages(member.value);
             }
             // An input that is a text is the user's; instructions are the system's.
@@ -54,47 +53,21 @@ impl Cut {
 }
 
 struct Cuts<'a> {
-    text: &'a str,
+    walk: Walk<'a>,
     pieces: &'a [String],
     made: Vec<Cut>,
 }
 
-impl<'a> Cuts<'a> {
-    fn part(&self, span: Span) -> &'a str {
-        self.text.get(span.start..span.end).unwrap_or_default()
-    }
-
-    /// The members of the object at a place, by their places in the whole text.
-    fn members(&self, span: Span) -> Vec<Member> {
-        let moved = |of: Span| Span { start: of.start + span.start, end: of.end + span.start };
-        let members = object(self.part(span)).unwrap_or_default().into_iter();
-        members
-            .map(|member| Member { name: moved(member.name), value: moved(member.value), ..member })
-            .collect()
-    }
-
-    fn elements(&self, span: Span) -> Vec<Span> {
-        let mut all = Vec::new();
-        each(self.part(span), |at| {
-            all.push(Span { start: at.start + span.start, end: at.end + span.start });
-        });
-        all
-    }
-
-    fn member(&self, members: &[Member], name: &str) -> Option<Span> {
-        // Of a name that is there twice the last one counts, as nearly everywhere.
-        let found = members.iter().rev().find(|member| self.part(member.name) == name);
-        found.map(|member| member.value)
-    }
-
+impl Cuts<'_> {
     fn messages(&mut self, list: Span) {
-        let elements = self.elements(list);
+        let walk = self.walk;
+        let elements = walk.elements(list);
         let mut gone = Vec::new();
         for (at, element) in elements.iter().enumerate() {
-            let members = self.members(*element);
-            let role = self.member(&members, "role").map(|role| self.part(role).trim_matches('"'));
+            let members = walk.members(*element);
+            let role = walk.member(&members, "role").map(|role| walk.part(role).trim_matches('"'));
             let is_system = role.is_some_and(|role| SYSTEM.contains(&role));
-            let Some(content) = self.member(&members, "content") else { continue };
+            let Some(content) = walk.member(&members, "content") else { continue };
             if !is_system && role != Some(USER) {
                 continue;
             }
@@ -102,7 +75,7 @@ impl<'a> Cuts<'a> {
             let may_go = is_system && gone.len() + 1 < elements.len();
             if may_go && self.pruned(content).is_some_and(|text| text.is_empty()) {
                 gone.push(at);
-            } else if self.part(content).starts_with('[') {
+            } else if walk.part(content).starts_with('[') {
                 self.parts(content);
             } else {
                 self.text(content);
@@ -114,8 +87,8 @@ impl<'a> Cuts<'a> {
     }
 
     fn parts(&mut self, content: Span) {
-        for part in self.elements(content) {
-            if let Some(text) = self.member(&self.members(part), "text") {
+        for part in self.walk.elements(content) {
+            if let Some(text) = self.walk.member(&self.walk.members(part), "text") {
                 self.text(text);
             }
         }
@@ -129,8 +102,7 @@ impl<'a> Cuts<'a> {
 
     /// What is left of a text; `None` for one that holds no piece, and for what is no text.
     fn pruned(&self, span: Span) -> Option<String> {
-        let quoted = self.part(span).strip_prefix('"')?.strip_suffix('"')?;
-        let mut text = unescape_text(quoted.as_bytes());
+        let mut text = self.walk.string(span)?;
         let mut changed = false;
         for piece in self.pieces.iter().filter(|piece| !piece.is_empty()) {
             if text.contains(piece.as_str()) {

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
+use crate::openai::question::Insert;
 use crate::openai::request::{RequestView, field, string};
 use crate::openai::scan::Span;
 
@@ -17,7 +18,12 @@ pub struct Patch<'a> {
     /// Top-level fields, each replaced or added. Of a name given twice the last one counts;
     /// `model` above wins over a `model` here, a `stream_options` here over `ask_usage`.
     pub set: &'a [(&'a str, &'a RawValue)],
+    /// A message directly before the last question, where there is one.
+    pub insert: Option<Insert<'a>>,
 }
+
+/// What stands around a message's role and its text.
+const MESSAGE: [&str; 3] = [r#"{"role":""#, r#"","content":"#, "}"];
 
 /// New text for a range of the body.
 #[derive(Clone, Copy)]
@@ -34,6 +40,8 @@ pub(super) enum Text<'a> {
     Quoted(&'a str),
     /// `,"name":value`
     Member(&'a str, &'a str),
+    /// A message of a role, with a text.
+    Message(&'static str, &'a str),
 }
 
 impl RequestView {
@@ -44,15 +52,18 @@ impl RequestView {
         let ask = patch.ask_usage && !self.client_wants_usage() && !set("stream_options");
         let usage = ask.then_some(Edit { span: self.usage.span, text: Text::Raw(self.usage.text) });
         let model = patch.model.and_then(|model| self.model_edit(body, model));
+        let insert = patch.insert.filter(|insert| !set(insert.conversation));
+        // Without anything else no list is needed: these are nearly all requests.
+        let few = patch.set.is_empty() && insert.is_none();
         match (model, usage) {
-            // Without further fields no list is needed: these are nearly all requests.
-            (None, None) if patch.set.is_empty() => body.clone(),
-            (Some(one), None) | (None, Some(one)) if patch.set.is_empty() => {
-                apply(body, &mut [one])
-            }
-            (Some(one), Some(other)) if patch.set.is_empty() => apply(body, &mut [one, other]),
+            (None, None) if few => body.clone(),
+            (Some(one), None) | (None, Some(one)) if few => apply(body, &mut [one]),
+            (Some(one), Some(other)) if few => apply(body, &mut [one, other]),
             _ => {
-                let mut edits: Vec<_> = model.into_iter().chain(usage).collect();
+                let insertion = insert.map(|insert| self.insertion(body, insert));
+                // First: what ends a conversation stands before a member that follows it.
+                let mut edits = insertion.unwrap_or_default();
+                edits.extend(model.into_iter().chain(usage));
                 edits.extend(self.field_edits(body, patch));
                 if edits.is_empty() { body.clone() } else { apply(body, &mut edits) }
             }
@@ -107,6 +118,9 @@ impl Text<'_> {
             Text::Raw(text) => text.len(),
             Text::Quoted(text) => quoted_len(text),
             Text::Member(name, value) => 2 + quoted_len(name) + value.len(),
+            Text::Message(role, text) => {
+                MESSAGE.map(str::len).iter().sum::<usize>() + role.len() + quoted_len(text)
+            }
         }
     }
 
@@ -119,6 +133,14 @@ impl Text<'_> {
                 write_quoted(name, out);
                 out.push(b':');
                 out.extend_from_slice(value.as_bytes());
+            }
+            Text::Message(role, text) => {
+                let [before, between, behind] = MESSAGE.map(str::as_bytes);
+                out.extend_from_slice(before);
+                out.extend_from_slice(role.as_bytes());
+                out.extend_from_slice(between);
+                write_quoted(text, out);
+                out.extend_from_slice(behind);
             }
         }
     }
@@ -152,7 +174,7 @@ mod tests {
         String::from_utf8(view.splice(&body, patch).to_vec()).unwrap()
     }
 
-    const USAGE: Patch<'static> = Patch { model: None, ask_usage: true, set: &[] };
+    const USAGE: Patch<'static> = Patch { model: None, ask_usage: true, set: &[], insert: None };
 
     #[test]
     fn usage_is_asked_for_in_each_of_the_four_cases() {
@@ -192,8 +214,8 @@ mod tests {
         let one = to_raw_value(&1).unwrap();
         for patch in [
             Patch::default(),
-            Patch { model: Some("m"), ask_usage: true, set: &[] },
-            Patch { model: Some("m"), ask_usage: true, set: &[("n", &one)] },
+            Patch { model: Some("m"), ask_usage: true, ..Patch::default() },
+            Patch { model: Some("m"), ask_usage: true, set: &[("n", &one)], insert: None },
         ] {
             assert_eq!(view.splice(&body, &patch).as_ptr(), body.as_ptr());
         }
@@ -205,13 +227,13 @@ mod tests {
             [to_raw_value(&1), to_raw_value(&2), to_raw_value("x")].map(Result::unwrap);
         let set = [("n", &*one), ("new", &*one), ("n", &*two), ("q\"", &*text), ("model", &*text)];
         let body = r#"{"n" : 7 , "model":"a"}"#;
-        let patch = Patch { model: Some("b\"\u{1}"), ask_usage: true, set: &set };
+        let patch = Patch { model: Some("b\"\u{1}"), ask_usage: true, set: &set, insert: None };
         let wanted = concat!(
             r#"{"n" : 2 , "model":"b\"\u0001","stream_options":{"include_usage":true}"#,
             r#","new":1,"q\"":"x"}"#
         );
         assert_eq!(spliced(body, &patch), wanted);
-        let patch = Patch { model: None, ask_usage: false, set: &set };
+        let patch = Patch { set: &set, ..Patch::default() };
         assert_eq!(spliced(body, &patch), r#"{"n" : 2 , "model":"x","new":1,"q\"":"x"}"#);
     }
 
@@ -219,7 +241,7 @@ mod tests {
     fn stream_options_of_a_policy_win_over_asking() {
         let options = RawValue::from_string("{\"a\":1}".to_owned()).unwrap();
         let set = [("stream_options", &*options)];
-        let patch = Patch { model: None, ask_usage: true, set: &set };
+        let patch = Patch { ask_usage: true, set: &set, ..Patch::default() };
         let body = r#"{"stream_options":{},"model":"m"}"#;
         assert_eq!(spliced(body, &patch), r#"{"stream_options":{"a":1},"model":"m"}"#);
     }
@@ -227,7 +249,7 @@ mod tests {
     #[test]
     fn another_body_than_the_parsed_one_does_no_harm() {
         let view = RequestView::parse(br#"{"x":[1,2,3],"model":"m","stream":true}"#).unwrap();
-        let patch = Patch { model: Some("other"), ask_usage: true, set: &[] };
+        let patch = Patch { model: Some("other"), ask_usage: true, ..Patch::default() };
         for body in [&b""[..], b"{}", br#"{"model":"m"}"#] {
             view.splice(&Bytes::from_static(body), &patch);
             assert_eq!(view.raw(body, "stream"), None);

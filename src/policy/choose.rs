@@ -227,7 +227,8 @@ impl Policy {
         facts: &Facts<'_>,
         trace: &mut impl Trace,
     ) -> Result<Route, Stop> {
-        let tokens = facts.prompt.tokens()?;
+        // What the rule adds has to fit as well, and costs the same.
+        let tokens = facts.prompt.tokens()?.saturating_add(rule.adds_at_most(facts.endpoint));
         let usage = by_cost.then(|| expected_usage(rule, tokens, facts));
         let weigh = |target| self.weigh(pick, target, tokens, usage.as_ref(), facts);
         let mut all: Vec<_> = pick.of.iter().map(weigh).collect();

@@ -38,6 +38,9 @@ pub struct Explanation {
     /// The models to try when it fails.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub fallback: Vec<String>,
+    /// The documents of which the rule puts passages into conversations.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retrieve: Option<Retrieved>,
     /// Why the request is refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
@@ -49,6 +52,17 @@ pub struct Explanation {
     /// Every model that `cheapest` or `fastest` weighed, the best first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub candidates: Vec<Weighed>,
+}
+
+/// What a rule would look for; explaining searches nothing.
+#[derive(Clone, Debug, Serialize)]
+pub struct Retrieved {
+    /// The source of documents.
+    pub source: String,
+    /// Passages at most.
+    pub top_k: u32,
+    /// Tokens at most.
+    pub max_tokens: u64,
 }
 
 /// One rule that was looked at.
@@ -132,6 +146,11 @@ impl Explanation {
                 self.route = route.rule.name.to_string();
                 self.model = Some(route.target.model.to_string());
                 self.upstream = Some(route.target.upstream.name.clone());
+                self.retrieve = route.rule.retrieve.as_ref().map(|wanted| Retrieved {
+                    source: wanted.source.clone(),
+                    top_k: wanted.top_k,
+                    max_tokens: wanted.max_tokens,
+                });
                 self.fallback = route.fallback.iter().map(|t| t.model.to_string()).collect();
             }
             Err(Stop::Refused(refusal)) => {

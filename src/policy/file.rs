@@ -166,6 +166,45 @@ pub(super) struct RouteEntry {
     /// Refuses models that neither policy nor catalogue knows with 404.
     #[serde(default)]
     pub(super) known_models_only: bool,
+    /// Puts what documents say about the last question before it.
+    #[serde(default)]
+    #[schemars(with = "Option<RetrieveEntry>")]
+    pub(super) retrieve: Option<Spanned<RetrieveEntry>>,
+}
+
+/// Passages of documents for a conversation's last question.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RetrieveEntry {
+    /// Where they are from: the name of a source of documents.
+    #[schemars(with = "String")]
+    pub(super) source: Spanned<String>,
+    /// Passages at most, 1 to 100 (6).
+    #[serde(default)]
+    #[schemars(with = "Option<u32>")]
+    pub(super) top_k: Option<Spanned<u32>>,
+    /// Tokens that they add to the prompt at most, all told (2000).
+    #[serde(default)]
+    #[schemars(with = "Option<u32>")]
+    pub(super) max_tokens: Option<Spanned<u32>>,
+    /// Longest wait for them; then the request goes without (1s).
+    #[serde(default)]
+    #[schemars(with = "Option<String>")]
+    pub(super) timeout: Option<Spanned<Seconds>>,
+    /// Which pages count. Absent: all of the source's.
+    #[serde(default)]
+    pub(super) filter: PagesEntry,
+}
+
+/// Pages of a source.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct PagesEntry {
+    /// What their URLs begin with.
+    pub(super) url_prefix: Option<String>,
+    /// What their metadata say, by name: a text, a number, true or false.
+    #[schemars(with = "BTreeMap<String, serde_json::Value>")]
+    pub(super) metadata: Option<Spanned<BTreeMap<String, serde_json::Value>>>,
 }
 
 /// Who is kept on one arm.

@@ -99,7 +99,7 @@ pub struct Claim {
 /// What a request is expected to take at most.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outlook {
-    /// Its prompt's tokens.
+    /// Its prompt's tokens, and those that its rule may add.
     pub input: u64,
     /// The most that it lets be written, or else what its route's answers usually have.
     pub output: u64,
@@ -151,8 +151,9 @@ impl Policy {
             Endpoint::Embeddings => Some(0),
             _ => set.or_else(|| facts.view.max_output_tokens(facts.body)),
         };
+        let added = rule.adds_at_most(facts.endpoint);
         Ok(Outlook {
-            input: facts.prompt.tokens()?,
+            input: facts.prompt.tokens()?.saturating_add(added),
             output: output.unwrap_or_else(|| usual_output(rule, facts)),
             choices: number("n").unwrap_or(1).max(number("best_of").unwrap_or(1)).max(1),
             tier: facts.view.service_tier(facts.body).map(Cow::into_owned),

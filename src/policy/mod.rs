@@ -19,6 +19,7 @@ mod load;
 mod models;
 mod reload;
 mod replay;
+mod retrieve;
 mod routes;
 mod rule;
 mod scenario;
@@ -59,6 +60,7 @@ pub use diagnostic::Diagnostic;
 pub use diagnostic::Refused;
 pub use diagnostic::Severity;
 pub use explain::Explanation;
+pub use explain::Retrieved;
 pub use expression::EvalError;
 pub use facts::Facts;
 pub use facts::KeyFacts;
@@ -91,6 +93,7 @@ pub use replay::Replay;
 pub use replay::ReplayLine;
 pub use replay::ReplayReport;
 pub use replay::basis_of;
+pub use retrieve::Retrieve;
 pub use rule::Rule;
 pub use rule::Target;
 pub use scenario::Assumed;
@@ -182,9 +185,9 @@ impl Policy {
         self.reads_live
     }
 
-    /// Whether any rule asks for the prompt's tokens.
+    /// Whether anything asks for tokens: of the prompt, or of what is put into it.
     pub fn reads_tokens(&self) -> bool {
-        self.rules.iter().any(|rule| rule.reads_tokens())
+        self.rules.iter().any(|rule| rule.reads_tokens() || rule.retrieve.is_some())
             || self.captures.iter().any(CaptureRule::reads_tokens)
             || self.limits.iter().any(|limit| limit.reads_tokens())
     }

@@ -14,6 +14,7 @@ use super::file::RouteEntry;
 use super::findings::File;
 use super::findings::Findings;
 use super::models::Models;
+use super::retrieve::retrieve;
 use super::rule::Action;
 use super::rule::Arm;
 use super::rule::DEFAULT_ATTEMPTS;
@@ -60,10 +61,16 @@ impl<'a> Routes<'a> {
         let fallback = self.fallback(entry, action.as_ref(), file, findings);
         let attempts = attempts(entry, file, findings);
         let set = fields(entry, file, findings);
+        let wanted = entry.retrieve.as_ref();
+        let retrieve = wanted.map(|wanted| retrieve(entry, wanted, file, findings));
         let deadline = findings.duration("deadline", &entry.deadline, file);
         let when = match when {
             None => None,
             Some(compiled) => Some(compiled?),
+        };
+        let retrieve = match retrieve {
+            None => None,
+            Some(checked) => Some(checked?),
         };
         let rule_name: Arc<str> = Arc::from(&*name.value);
         if when.as_ref().is_none_or(|when| when.constant() == Some(true)) {
@@ -80,6 +87,7 @@ impl<'a> Routes<'a> {
             action: action?,
             fallback,
             known_models_only: entry.known_models_only,
+            retrieve,
         })
     }
 

@@ -6,10 +6,13 @@ use std::time::Duration;
 use http::HeaderValue;
 use serde_json::value::RawValue;
 
+use crate::openai::endpoint::Endpoint;
+
 use super::Upstream;
 use super::expression::Expression;
 use super::file::OnDisconnect;
 use super::file::Sticky;
+use super::retrieve::Retrieve;
 
 /// Tries of a rule that names no number. OpenAI's clients make the same three.
 pub(super) const DEFAULT_ATTEMPTS: u32 = 3;
@@ -29,6 +32,8 @@ pub struct Rule {
     pub set: Vec<(String, Box<RawValue>)>,
     /// What becomes of the call upstream when the client leaves.
     pub on_disconnect: OnDisconnect,
+    /// The documents that its conversations are given passages of.
+    pub retrieve: Option<Retrieve>,
     pub(super) when: Option<Expression>,
     pub(super) action: Action,
     pub(super) fallback: Vec<Arc<Target>>,
@@ -90,6 +95,11 @@ impl Pick {
 }
 
 impl Rule {
+    /// Tokens that it may add to the prompt of a request.
+    pub(super) fn adds_at_most(&self, endpoint: Endpoint) -> u64 {
+        self.retrieve.as_ref().map_or(0, |retrieve| retrieve.at_most(endpoint))
+    }
+
     /// What happens where no rule decides.
     pub(super) fn unruled(name: &'static str) -> Self {
         Self {
@@ -99,6 +109,7 @@ impl Rule {
             deadline: None,
             set: Vec::new(),
             on_disconnect: OnDisconnect::Cancel,
+            retrieve: None,
             when: None,
             action: Action::Asked,
             fallback: Vec::new(),

@@ -37,6 +37,7 @@ use super::quota;
 use super::record::Record;
 use super::record::micros;
 use super::relay::Reply;
+use super::retrieve;
 
 /// Bytes of a request and its answer that are counted before the answer leaves.
 const COUNTED_AT_ONCE: usize = 64 << 10;
@@ -86,6 +87,7 @@ impl Call {
             explanation: None,
             stream: false,
             request: Bytes::new(),
+            retrieval: None,
             attempts: 0,
             tries: Vec::new(),
             trace: None,
@@ -212,6 +214,9 @@ impl Call {
         }
         if let Some(explanation) = self.explanation.take() {
             set(headers, DECISION, &explanation);
+        }
+        if let Some(retrieval) = &self.retrieval {
+            retrieve::tell(retrieval, headers);
         }
         if let Some(permit) = &self.permit {
             quota::tell_standing(permit, headers);

@@ -15,11 +15,13 @@ mod internal;
 mod live;
 mod models;
 mod notes;
+mod passages;
 mod passthrough;
 mod quota;
 mod radar;
 mod record;
 mod relay;
+mod retrieve;
 mod search;
 mod traced;
 mod tunnel;
@@ -37,6 +39,7 @@ use http_body::Body;
 
 use crate::openai::endpoint::Endpoint;
 use crate::openai::error::ApiError;
+use crate::openai::question::Insert;
 use crate::openai::request::Patch;
 use crate::openai::request::RequestView;
 
@@ -279,12 +282,17 @@ impl Gateway {
         let set: Vec<_> = route.rule.set.iter().map(|(name, value)| (&**name, &**value)).collect();
         let trial = call.trial.clone();
         let pruned = Pruned::of(trial.as_ref(), raw);
+        // Once, whatever becomes of the attempts.
+        let message = retrieve::message(self, view, raw, route, call).await;
+        let conversation = call.endpoint.conversation();
+        let insert = message.as_deref().zip(conversation);
+        let insert = insert.map(|(text, conversation)| Insert { conversation, text });
         let body = |target: &Target| {
             let (view, raw) =
                 pruned.for_target(target).map_or((view, raw), |(view, raw)| (view, raw));
             let model =
                 (*target.upstream_model != *view.model()).then_some(&*target.upstream_model);
-            view.splice(raw, &Patch { model, ask_usage: asks_usage, set: &set })
+            view.splice(raw, &Patch { model, ask_usage: asks_usage, set: &set, insert })
         };
         let outgoing = |target: &Target| {
             let mut headers = head::for_upstream(&head.headers);
@@ -299,7 +307,7 @@ impl Gateway {
         let tried = attempts::first_answer(upstreams, metrics, asks, outgoing, started).await;
         call.attempts = tried.attempts;
         call.tries = tried.tries;
-        call.waited = tried.waited;
+        call.waited += tried.waited;
         call.answered_by(tried.target, &self.live);
         let answer = tried.answer?;
         call.answer_goes_on(answer.rest.is_some());

@@ -34,6 +34,7 @@ use crate::store::Charge;
 use crate::store::Interaction;
 use crate::store::Pair;
 use crate::store::Recorder;
+use crate::store::Retrieval;
 use crate::store::UserHash;
 use crate::telemetry::log;
 use crate::telemetry::metrics::CallLabels;
@@ -86,6 +87,8 @@ pub(super) struct Record {
     pub(super) stream: bool,
     /// The request's body, to count its tokens when the upstream does not say.
     pub(super) request: Bytes,
+    /// What was put into its conversation.
+    pub(super) retrieval: Option<Box<Retrieval>>,
     pub(super) attempts: u32,
     /// Each try's target and outcome.
     pub(super) tries: Vec<Try>,
@@ -107,7 +110,8 @@ pub(super) struct Record {
     pub(super) recorded: bool,
     /// Time spent reading the client's body.
     pub(super) reading: Duration,
-    /// Time spent waiting for the upstream until the answer began.
+    /// Time spent waiting for others until the answer began: for the upstream, and for passages of
+    /// documents.
     pub(super) waited: Duration,
     pub(super) overhead: Option<Duration>,
     pub(super) first_event: Option<Duration>,
@@ -147,12 +151,18 @@ impl Record {
         let model = self.route.as_ref().map_or("", |route| &route.target.model);
         let text = self.seen_text.take().unwrap_or_default();
         let usage = Usage {
-            input: tokens::estimate_prompt(model, &self.request),
+            input: self.estimate_input(model),
             output: tokens::count_text(model, &text),
             ..Usage::default()
         };
         self.usage = Some(usage);
         self.bill = Some(self.bill_of(&usage, UsageSource::Estimated));
+    }
+
+    /// Tokens of the prompt as it was sent.
+    fn estimate_input(&self, model: &str) -> u64 {
+        let added = self.retrieval.as_ref().map_or(0, |retrieval| retrieval.tokens);
+        tokens::estimate_prompt(model, &self.request).saturating_add(added)
     }
 
     pub(super) fn bill_of(&self, usage: &Usage, source: UsageSource) -> Bill {
@@ -180,7 +190,7 @@ impl Record {
     pub(super) fn measure_estimate(&mut self, metrics: &Metrics) {
         let (Some(usage), Some(text)) = (self.usage, self.seen_text.take()) else { return };
         let model = self.route.as_ref().map_or("", |route| &route.target.model);
-        metrics.estimate_error("input", tokens::estimate_prompt(model, &self.request), usage.input);
+        metrics.estimate_error("input", self.estimate_input(model), usage.input);
         metrics.estimate_error("output", tokens::count_text(model, &text), usage.output);
     }
 
@@ -317,6 +327,7 @@ impl Record {
             facts: self.facts.as_deref().filter(|_| known),
             alias: self.trial.as_ref().map(|trial| &*trial.alias),
             alias_arm: self.trial.as_ref().map(|trial| &*trial.arm),
+            retrieval: self.retrieval.as_deref().filter(|_| known),
         }
     }
 

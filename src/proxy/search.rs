@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderValue;
@@ -26,9 +27,9 @@ pub(super) const PATH: &str = "/api/search";
 /// Bytes of one question.
 const LONGEST: u64 = 64 << 10;
 
-/// Searches by the body of a request. Handed in by who starts the gateway: documents are no business
-/// of this room's.
-pub type Search = Arc<dyn Fn(Bytes) -> Searching + Send + Sync>;
+/// Searches by the body of a request, and waits for the question's vector no longer than it is told, or
+/// as long as usual. Handed in by who starts the gateway: documents are no business of this room's.
+pub type Search = Arc<dyn Fn(Bytes, Option<Duration>) -> Searching + Send + Sync>;
 /// What [`Search`] returns: the answer's JSON.
 pub type Searching = Pin<Box<dyn Future<Output = Result<Bytes, ApiError>> + Send>>;
 
@@ -66,5 +67,5 @@ where
     gateway.authenticate(parts)?;
     let Some(search) = &gateway.search else { return Err(error::store_off()) };
     let body = body::read(&parts.headers, body, LONGEST).await?;
-    search(body).await
+    search(body, None).await
 }

@@ -111,6 +111,12 @@ const MIGRATIONS: &[Migration] = &[
         sqlite: include_str!("migrations/sqlite/0010_aliases.sql"),
         postgres: include_str!("migrations/postgres/0010_aliases.sql"),
     },
+    Migration {
+        version: 11,
+        name: "retrieval",
+        sqlite: include_str!("migrations/sqlite/0011_retrieval.sql"),
+        postgres: include_str!("migrations/postgres/0011_retrieval.sql"),
+    },
 ];
 
 /// Why the store did not do what it was asked.

@@ -109,6 +109,41 @@ pub struct Interaction<'a> {
     /// The model that it was meant for; another one answered where that failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alias_arm: Option<&'a str>,
+    /// What was looked for in documents, where the rule wants that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retrieval: Option<&'a Retrieval>,
+}
+
+/// A look into documents for a call, and what was put into its conversation.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Retrieval {
+    /// The source of the documents.
+    pub source: String,
+    /// What came of it, in the words of `weir_retrievals_total`.
+    pub outcome: &'static str,
+    /// Why it failed, as an error's code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<&'static str>,
+    /// How long the request waited for it.
+    pub took_ms: u64,
+    /// Tokens that it added to the prompt.
+    pub tokens: u64,
+    /// The passages that were put in, the best first.
+    pub passages: Vec<Cited>,
+}
+
+/// A passage without its words.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Cited {
+    /// Its page.
+    pub url: String,
+    /// The headings above it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub heading: String,
+    /// How well it fits, as searches tell it.
+    pub score: f64,
+    /// Its tokens, with those of the words around it.
+    pub tokens: u64,
 }
 
 /// One try at an upstream.
@@ -187,7 +222,7 @@ pub(super) enum Kind {
 }
 
 /// Every column that a record fills, in the order of the statement that inserts it.
-pub(super) const COLUMNS: [(&str, Kind); 49] = [
+pub(super) const COLUMNS: [(&str, Kind); 50] = [
     ("id", Kind::Id),
     ("created_at", Kind::Time),
     ("key_name", Kind::Text),
@@ -237,6 +272,7 @@ pub(super) const COLUMNS: [(&str, Kind); 49] = [
     ("key_tags", Kind::List),
     ("alias", Kind::Text),
     ("alias_arm", Kind::Text),
+    ("retrieval", Kind::Json),
 ];
 
 /// A usage as its columns; zeros are left out.

@@ -113,7 +113,7 @@ impl<'a> Strip<'a> {
             "update interactions set erased_at = coalesce(erased_at, {}), \
              capture = case capture when 'full' then 'metadata' else capture end, \
              end_user_hash = {user}, session_id = {session}, response_id = null, tags = '{{}}', \
-             facts = '{{}}', redaction = '{{}}' where id in ({})",
+             facts = '{{}}', redaction = '{{}}', retrieval = '{{}}' where id in ({})",
             self.database.instant(2),
             self.these()
         );

@@ -288,6 +288,7 @@ pub struct Metrics {
     source_runs: IntCounterVec,
     chunks_embedded: IntCounter,
     searches: IntCounterVec,
+    retrievals: IntCounterVec,
     search_duration: Histogram,
     alias_shares: GaugeVec,
     budgets: GaugeVec,
@@ -580,6 +581,12 @@ impl Metrics {
                 "Searches, by outcome: ok, text_only, refused, failed",
                 &["outcome"],
             )?,
+            retrievals: counters(
+                r,
+                "weir_retrievals_total",
+                "Requests whose rule puts passages of documents into them, by what came of it",
+                &["route", "outcome"],
+            )?,
             search_duration: histogram(
                 r,
                 "weir_search_duration_seconds",
@@ -842,6 +849,11 @@ impl Metrics {
     pub fn search(&self, outcome: &str, took: Duration) {
         self.searches.with_label_values(&[outcome]).inc();
         self.search_duration.observe(took.as_secs_f64());
+    }
+
+    /// Counts a request that was to be given passages of documents.
+    pub fn retrieval(&self, route: &str, outcome: &str) {
+        self.retrievals.with_label_values(&[route, outcome]).inc();
     }
 
     /// Sets the shares, in percent, of the models that aliases lead to.

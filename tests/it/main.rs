@@ -38,6 +38,7 @@ mod questions;
 mod refreshes;
 mod reload;
 mod replay;
+mod retrieve;
 mod rolling;
 mod routing;
 mod secure;

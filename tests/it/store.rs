@@ -134,6 +134,7 @@ fn call() -> Interaction<'static> {
         facts: None,
         alias: None,
         alias_arm: None,
+        retrieval: None,
     }
 }
 

@@ -227,7 +227,7 @@ proptest! {
         let raw: Vec<_> = new.iter().map(|(_, value)| to_raw_value(value).unwrap()).collect();
         let names = new.iter().map(|(name, _)| name.as_str());
         let set: Vec<_> = names.zip(raw.iter().map(|raw| &**raw)).collect();
-        let patch = Patch { model: model.as_deref(), ask_usage, set: &set };
+        let patch = Patch { model: model.as_deref(), ask_usage, set: &set, insert: None };
         let body = Bytes::from(body);
         let out = RequestView::parse(&body).unwrap().splice(&body, &patch);
         prop_assert_eq!(serde_json::from_slice::<Value>(&out).unwrap(), wanted);

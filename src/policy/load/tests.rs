@@ -381,6 +381,54 @@ fn what_a_rule_cannot_do_is_told() {
 }
 
 #[test]
+fn documents_that_cannot_be_looked_into_are_told() {
+    for good in [
+        "retrieve: { source: docs }",
+        "retrieve: { source: a.b-c_1, top_k: 100, max_tokens: 100, timeout: 250ms }",
+        "retrieve: { source: docs, filter: { url_prefix: 'https://a/', metadata: { n: 1, b: true, t: x } } }",
+    ] {
+        assert_eq!(rule(good), "", "{good}");
+    }
+    // What is wrong, and where it begins.
+    for (keys, message, marked) in [
+        ("retrieve: { source: docs, top: 3 }", "unknown key `top`", "top: 3"),
+        ("retrieve: { top_k: 3 }", "the key `source` is missing", ""),
+        ("retrieve: docs", "`retrieve` must be a mapping", "docs"),
+        ("retrieve: { source: 'a b' }", "`a b` cannot be the name of a source", "'a b'"),
+        ("retrieve: { source: '' }", "`` cannot be the name of a source", "''"),
+        ("retrieve: { source: docs, top_k: 0 }", "top_k must be 1 to 100, not 0", "0 }"),
+        ("retrieve: { source: docs, top_k: many }", "`top_k` must be a whole number", "many"),
+        (
+            "retrieve: { source: docs, max_tokens: 99 }",
+            "max_tokens must be 100 to 2000000, not 99",
+            "99 }",
+        ),
+        ("retrieve: { source: docs, timeout: 0s }", "`timeout` must be more than 0", "0s"),
+        (
+            "retrieve: { source: docs, filter: { metadata: { a: [1] } } }",
+            "metadata `a` is compared with no text, number, true or false",
+            "{ a:",
+        ),
+        (
+            "reject: { message: no }, retrieve: { source: docs }",
+            "rule `r` has both `retrieve` and `reject`",
+            "{ source",
+        ),
+        (
+            "set: { input: x }, retrieve: { source: docs }",
+            "`set` of `input` replaces the conversation",
+            "{ source",
+        ),
+    ] {
+        let found = rule(keys);
+        let line = format!("  - {{ name: r, {keys} }}");
+        let column = line.rfind(marked).filter(|_| !marked.is_empty()).map(|at| at + 1);
+        let place = column.map_or("a.yaml:2:".to_owned(), |column| format!("a.yaml:2:{column}\n"));
+        assert_parts(keys, &found, &["error: ", message, &format!("--> {place}")]);
+    }
+}
+
+#[test]
 fn a_choice_among_nothing_is_told() {
     insta::assert_snapshot!(rule("cheapest: { of: [] }"), @r###"
     error: `of` is empty
