@@ -25,7 +25,6 @@ use super::packing;
 use super::packing::Packing;
 use super::pair::Pair;
 use super::quiet;
-use super::ship;
 use super::ship::Shipper;
 use super::spool::Full;
 use super::spool::Saved;
@@ -98,7 +97,11 @@ impl Recorder {
             quiet::give_way();
             packing::run(&queue, &packing);
         })?;
-        let shipped = ship::start(shipper)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let shipped = quiet::thread("shipper", move || {
+            quiet::be_modest();
+            runtime.block_on(shipper.run());
+        })?;
         let idempotency = OnceLock::new();
         let (written, shipped) = (Mutex::new(written), Mutex::new(shipped));
         Ok(Self { spool, hasher, database, idempotency, written, shipped })
