@@ -185,7 +185,8 @@ fn a_map_brings_those_pages_of_the_site_that_are_wanted_in_one_batch() {
     firecrawl.site().pages.remove(1);
     assert_eq!(count(&refresh(&gateway, 2), "pages_removed"), 0);
     assert_eq!(count(&refresh(&gateway, 3), "pages_removed"), 1);
-    assert_eq!((firecrawl.site().batches, firecrawl.site().crawls), (3, 0));
+    let site = firecrawl.site();
+    assert_eq!((site.batches, site.crawls), (3, 0));
 }
 
 #[test]

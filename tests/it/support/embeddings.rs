@@ -78,14 +78,16 @@ impl Embeddings {
     }
 }
 
-/// Texts with the same words have the same vectors.
+/// Texts with the same words have the same vectors, and others none alike: each word is a direction
+/// of its own.
 fn answer(inputs: &[String], dimensions: usize) -> Value {
     let row = |(index, text): (usize, &String)| {
         let mut vector = vec![0.01; dimensions];
         for word in text.split_whitespace() {
-            let place =
-                word.bytes().fold(7_usize, |sum, byte| sum * 31 % 65_521 + usize::from(byte));
-            vector[place % dimensions] += 1.0;
+            let digest = ring::digest::digest(&ring::digest::SHA256, word.as_bytes());
+            for (number, byte) in vector.iter_mut().zip(digest.as_ref().iter().cycle()) {
+                *number += f64::from(*byte) - 127.5;
+            }
         }
         json!({ "object": "embedding", "index": index, "embedding": vector })
     };
