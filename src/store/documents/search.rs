@@ -221,12 +221,23 @@ impl Documents {
             false => "join documents as d on d.no = c.document".to_owned(),
         };
         let holds = if filter.is_empty() { "true".to_owned() } else { self.holds(3) };
-        // 1: divided by the logarithm of the passage's length.
+        let index = self.database.id(2);
+        // Postgres ranks by how often words are in a passage, and not by how rare they are. So each
+        // phrase is ranked by itself (1: divided by the logarithm of the passage's length) and weighs
+        // what it weighs in BM25; text, heading and title count as on SQLite.
         format!(
-            "select c.id, ts_rank(c.words, q, 1) from to_tsquery('english', $1) as q, \
-               chunks as c {joined} \
-             where c.index_id = {} and c.words @@ q and {holds} order by 2 desc, 1 limit {most}",
-            self.database.id(2)
+            "with asked as materialized ( \
+               select t.no, to_tsquery('english', t.phrase) as phrase \
+               from json_array_elements_text(cast($1 as json)) with ordinality as t (phrase, no)), \
+             found as materialized ( \
+               select c.id, ts_rank('{{0.25, 0, 0.5, 1}}', c.words, a.phrase, 1) as fit, \
+                 count(*) over (partition by a.no) as passages \
+               from asked as a join chunks as c on c.words @@ a.phrase {joined} \
+               where c.index_id = {index} and {holds}), \
+             size as (select cast(count(*) as double precision) as passages from chunks as c where c.index_id = {index}) \
+             select f.id, cast(sum(f.fit * ln(1 + (s.passages - f.passages + 0.5) / (f.passages + 0.5))) \
+               as real) \
+             from found as f cross join size as s group by f.id order by 2 desc, 1 limit {most}"
         )
     }
 

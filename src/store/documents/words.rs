@@ -5,6 +5,8 @@
 
 use std::collections::HashSet;
 
+use serde_json::json;
+
 /// Words of a question that are looked for; further ones are left out.
 const MOST_WORDS: usize = 64;
 /// Bytes of one; longer ones are no words.
@@ -62,13 +64,14 @@ pub(super) fn for_sqlite(phrases: &[String]) -> String {
     quoted.join(" OR ")
 }
 
-/// As `to_tsquery` reads it: `'one' | ('two' <-> 'words')`. There is no quote in a phrase.
+/// Each as `to_tsquery` reads it, `'two' <-> 'words'`, in a JSON array: each has a weight of its own.
+/// There is no quote in a phrase.
 pub(super) fn for_postgres(phrases: &[String]) -> String {
     let followed = |phrase: &String| {
         let words: Vec<String> = phrase.split(' ').map(|word| format!("'{word}'")).collect();
-        format!("({})", words.join(" <-> "))
+        words.join(" <-> ")
     };
-    phrases.iter().map(followed).collect::<Vec<_>>().join(" | ")
+    json!(phrases.iter().map(followed).collect::<Vec<_>>()).to_string()
 }
 
 /// Neighbours among characters of scripts without spaces: what they mean is in pairs.
@@ -123,7 +126,7 @@ mod tests {
     fn each_database_reads_any_of_the_phrases() {
         let phrases = ["one".to_owned(), "two three".to_owned()];
         assert_eq!(for_sqlite(&phrases), "\"one\" OR \"two three\"");
-        assert_eq!(for_postgres(&phrases), "('one') | ('two' <-> 'three')");
+        assert_eq!(for_postgres(&phrases), r#"["'one'","'two' <-> 'three'"]"#);
     }
 
     proptest! {
