@@ -1,5 +1,7 @@
 //! Redacts pairs before they reach a disk, with the same placeholders throughout a conversation.
 
+use std::sync::Mutex;
+
 use bytes::Bytes;
 use quick_cache::Weighter;
 use quick_cache::unsync::Cache;
@@ -10,6 +12,7 @@ use crate::redact::Placeholders;
 use crate::redact::json;
 
 use super::pair::Pair;
+use super::spool::lock;
 
 /// Conversations whose placeholders are remembered, as far as they take this much memory. A later
 /// request of a conversation usually repeats what came before it, and numbers its values alike; only
@@ -17,10 +20,11 @@ use super::pair::Pair;
 const REMEMBERED_BYTES: u64 = 16 << 20;
 const USUAL: usize = 4096;
 
-/// Redacts pairs.
+/// Redacts pairs. The memory is locked only to look something up: a thread that has a conversation's
+/// placeholders in hand does not hold up others.
 pub(super) struct Redactor {
     key: [u8; 16],
-    conversations: Cache<String, Placeholders, Weight>,
+    conversations: Mutex<Cache<String, Placeholders, Weight>>,
 }
 
 #[derive(Clone)]
@@ -38,15 +42,17 @@ impl Redactor {
         let mut key = [0; 16];
         // Without randomness the hashes in memory can be guessed at; there they stay.
         let _ = SystemRandom::new().fill(&mut key);
-        Self { key, conversations: Cache::with_weighter(USUAL, REMEMBERED_BYTES, Weight) }
+        let conversations = Cache::with_weighter(USUAL, REMEMBERED_BYTES, Weight);
+        Self { key, conversations: Mutex::new(conversations) }
     }
 
     /// Replaces what the pair's rule wants replaced; returns how much of each type as a JSON object.
-    pub(super) fn redact(&mut self, pair: &mut Pair) -> Option<String> {
+    pub(super) fn redact(&self, pair: &mut Pair) -> Option<String> {
         if !pair.redact.any() {
             return None;
         }
-        let known = pair.conversation.as_ref().and_then(|name| self.conversations.remove(name));
+        let name = pair.conversation.as_ref();
+        let known = name.and_then(|name| lock(&self.conversations).remove(name));
         let mut placeholders =
             known.map_or_else(|| Placeholders::new(self.key), |(_, placeholders)| placeholders);
         placeholders.forget_counts();
@@ -62,7 +68,7 @@ impl Redactor {
         let counts: serde_json::Map<_, _> =
             placeholders.counts().map(|(name, count)| (name.to_owned(), count.into())).collect();
         if let Some(name) = pair.conversation.take().filter(|_| placeholders.remembered() > 0) {
-            self.conversations.insert(name, placeholders);
+            lock(&self.conversations).insert(name, placeholders);
         }
         (!counts.is_empty()).then(|| serde_json::Value::Object(counts).to_string())
     }
@@ -73,7 +79,7 @@ mod tests {
     use super::*;
     use crate::redact::Kinds;
 
-    fn redacted(redactor: &mut Redactor, conversation: Option<&str>, said: &str) -> String {
+    fn redacted(redactor: &Redactor, conversation: Option<&str>, said: &str) -> String {
         let mut pair = Pair {
             request: Bytes::from(said.to_owned()),
             response: Bytes::from_static(b"{}"),
@@ -87,23 +93,23 @@ mod tests {
 
     #[test]
     fn placeholders_stay_the_same_throughout_a_conversation() {
-        let mut redactor = Redactor::new();
-        let first = redacted(&mut redactor, Some("k s"), r#"{"a":"ada@example.com"}"#);
+        let redactor = Redactor::new();
+        let first = redacted(&redactor, Some("k s"), r#"{"a":"ada@example.com"}"#);
         assert_eq!(first, r#"{"a":"<EMAIL_1>"}"#);
         let said = r#"{"a":"bob@example.com and ada@example.com"}"#;
-        let second = redacted(&mut redactor, Some("k s"), said);
+        let second = redacted(&redactor, Some("k s"), said);
         assert_eq!(second, r#"{"a":"<EMAIL_2> and <EMAIL_1>"}"#);
         // Another conversation, or none, begins anew.
         for other in [Some("k t"), None] {
-            let fresh = redacted(&mut redactor, other, said);
+            let fresh = redacted(&redactor, other, said);
             assert_eq!(fresh, r#"{"a":"<EMAIL_1> and <EMAIL_2>"}"#);
         }
     }
 
     #[test]
     fn what_was_replaced_is_counted_for_each_pair() {
-        let mut redactor = Redactor::new();
-        let mut pair = |said: &'static [u8]| {
+        let redactor = Redactor::new();
+        let pair = |said: &'static [u8]| {
             let mut pair = Pair {
                 request: Bytes::from_static(said),
                 response: Bytes::from_static(b"\"bob@example.com\""),

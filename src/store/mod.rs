@@ -11,6 +11,7 @@ mod database;
 mod dataset_build;
 mod datasets;
 mod documents;
+mod desk;
 mod erase;
 mod feedback;
 mod folder;

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::Mutex;
+use std::sync::atomic::Ordering;
 
 use uuid::Uuid;
 
@@ -12,42 +12,33 @@ use super::pair::Packer;
 use super::pair::Pair;
 use super::spool::Full;
 use super::spool::Spool;
-use super::spool::lock;
+use super::spool::bytes_of;
 
-/// Redacts and compresses. One for all threads: what it remembers of conversations is one memory.
+/// Redacts and compresses. One for each thread; what they remember of conversations is one memory.
 pub(super) struct Packing {
-    redactor: Redactor,
+    redactor: Arc<Redactor>,
     packer: Packer,
 }
 
 impl Packing {
-    pub(super) fn new() -> io::Result<Self> {
-        Ok(Self { redactor: Redactor::new(), packer: Packer::new()? })
+    pub(super) fn new(redactor: &Arc<Redactor>) -> io::Result<Self> {
+        Ok(Self { redactor: Arc::clone(redactor), packer: Packer::new()? })
     }
 
     /// Appends a record as it is appended to a segment, with its bodies where the spool has room for
     /// them.
-    pub(super) fn frame(&mut self, spool: &Spool, full: Full, out: &mut Vec<u8>) {
-        let Full { id, mut record, mut pair, .. } = full;
-        let replaced = pair.as_mut().and_then(|pair| self.redactor.redact(pair));
-        let may_train = pair.as_ref().is_some_and(|pair| pair.may_train);
-        let bodies = pair.and_then(|pair| self.pack(spool, id, &pair));
-        // The object goes on where it ended.
-        record.pop();
-        match &bodies {
-            Some(_) if may_train => {
-                record.extend_from_slice(b",\"capture\":\"full\",\"consent\":\"train\"");
-            }
-            Some(_) => record.extend_from_slice(b",\"capture\":\"full\""),
-            None => record.extend_from_slice(b",\"capture\":\"metadata\""),
+    pub(super) fn frame(&mut self, spool: &Spool, mut full: Full, out: &mut Vec<u8>) {
+        let memory = full.memory();
+        let before = out.len();
+        let replaced = full.pair.as_mut().and_then(|pair| self.redactor.redact(pair));
+        let packed = full.pair.as_ref().and_then(|pair| self.pack(spool, full.id, pair));
+        match packed {
+            Some(bodies) => full.frame_with(&bodies, replaced.as_deref(), out),
+            None => full.frame_bare(out),
         }
-        if let Some(replaced) = replaced.filter(|_| bodies.is_some()) {
-            record.extend_from_slice(b",\"redaction\":");
-            record.extend_from_slice(replaced.as_bytes());
-        }
-        record.push(b'}');
-        record.extend_from_slice(&bodies.unwrap_or_default());
-        frame::append(out, |out| out.extend_from_slice(&record));
+        spool.packed(memory);
+        let added = bytes_of(out.get(before..).unwrap_or_default());
+        spool.unwritten.fetch_add(added, Ordering::Relaxed);
     }
 
     fn pack(&mut self, spool: &Spool, id: Uuid, pair: &Pair) -> Option<Vec<u8>> {
@@ -60,12 +51,44 @@ impl Packing {
     }
 }
 
-/// Packs what waits, until [`Spool::close`]. For a thread that gives way to all others.
-pub(super) fn run(spool: &Spool, packing: &Arc<Mutex<Packing>>) {
+impl Full {
+    /// Appends the record alone.
+    pub(super) fn frame_bare(&self, out: &mut Vec<u8>) {
+        self.frame_as(",\"capture\":\"metadata\"", None, &[], out);
+    }
+
+    /// Appends the record and its bodies; `replaced` says what was redacted in them.
+    fn frame_with(&self, bodies: &[u8], replaced: Option<&str>, out: &mut Vec<u8>) {
+        let may_train = self.pair.as_ref().is_some_and(|pair| pair.may_train);
+        let kept = if may_train {
+            ",\"capture\":\"full\",\"consent\":\"train\""
+        } else {
+            ",\"capture\":\"full\""
+        };
+        self.frame_as(kept, replaced, bodies, out);
+    }
+
+    fn frame_as(&self, kept: &str, replaced: Option<&str>, bodies: &[u8], out: &mut Vec<u8>) {
+        frame::append(out, |out| {
+            // The object goes on where it ended.
+            out.extend_from_slice(self.record.strip_suffix(b"}").unwrap_or(&self.record));
+            out.extend_from_slice(kept.as_bytes());
+            if let Some(replaced) = replaced {
+                out.extend_from_slice(b",\"redaction\":");
+                out.extend_from_slice(replaced.as_bytes());
+            }
+            out.push(b'}');
+            out.extend_from_slice(bodies);
+        });
+    }
+}
+
+/// Packs what is laid out, until the end. For a thread that gives way to all others.
+pub(super) fn run(spool: &Spool, mut packing: Packing) {
     let mut frame = Vec::new();
-    while let Some(full) = spool.next_to_pack() {
+    while let Some(full) = spool.desk.next() {
         frame.clear();
-        lock(packing).frame(spool, full, &mut frame);
-        spool.packed(&frame);
+        packing.frame(spool, full, &mut frame);
+        spool.desk.bring(&frame);
     }
 }

@@ -16,6 +16,10 @@ const SEPARATOR: u8 = 0;
 /// Id and length of the request's body.
 const HEAD: usize = 16 + 4;
 
+/// Bodies below this size are copied out of the buffers that they were read into; these are of 8 KiB to
+/// half a megabyte.
+const COPIED: usize = 64 << 10;
+
 /// What was said in a call.
 #[derive(Clone, Debug, Default)]
 pub struct Pair {
@@ -32,6 +36,16 @@ pub struct Pair {
 }
 
 impl Pair {
+    /// The same without the memory around it: a small body lies in a connection's read buffer, which it
+    /// would keep for as long as it waits.
+    pub(super) fn compact(self) -> Self {
+        let compact = |body: Bytes| match body.len() {
+            0..COPIED => Bytes::copy_from_slice(&body),
+            _ => body,
+        };
+        Self { request: compact(self.request), response: compact(self.response), ..self }
+    }
+
     /// Bytes of both.
     pub(super) fn len(&self) -> usize {
         self.request.len() + self.response.len()

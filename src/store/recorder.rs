@@ -15,6 +15,7 @@ use serde_json::json;
 use crate::redact::Kinds;
 use crate::telemetry::metrics::Metrics;
 
+use super::conversations::Redactor;
 use super::database::Database;
 use super::feedback::FEEDBACK;
 use super::feedback::Verdict;
@@ -35,8 +36,8 @@ use super::user::Hasher;
 use super::user::UserHash;
 use super::writer::Writer;
 
-/// Longest wait for the last append when the process ends.
-const LAST_APPEND: Duration = Duration::from_secs(2);
+/// Longest wait for the last append when the process ends; bodies may have to be packed before it.
+const LAST_APPEND: Duration = Duration::from_secs(5);
 /// Memory that a thread keeps for the next record.
 const KEPT: usize = 64 << 10;
 
@@ -89,13 +90,14 @@ impl Recorder {
         };
         let spool = Arc::new(Spool::new(dir, max_bytes, Arc::clone(metrics)));
         let shipper = Shipper::new(Arc::clone(&spool), database.clone());
-        let packing = Arc::new(Mutex::new(Packing::new()?));
-        let writer = Writer::new(Arc::clone(&spool), Arc::clone(&packing));
+        let redactor = Arc::new(Redactor::new());
+        let writer = Writer::new(Arc::clone(&spool), Packing::new(&redactor)?);
+        let packing = Packing::new(&redactor)?;
         let written = quiet::thread("spool", move || writer.run())?;
         let queue = Arc::clone(&spool);
         quiet::thread("packer", move || {
             quiet::give_way();
-            packing::run(&queue, &packing);
+            packing::run(&queue, packing);
         })?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let shipped = quiet::thread("shipper", move || {
@@ -189,5 +191,5 @@ impl Recorder {
 fn full(interaction: &Interaction<'_>, pair: Option<Pair>, saved: Option<Saved>) -> Full {
     let interaction = Interaction { capture: None, ..interaction.clone() };
     let record = serde_json::to_vec(&interaction).unwrap_or_default();
-    Full { id: interaction.id, record, pair, saved }
+    Full { id: interaction.id, record, pair: pair.map(Pair::compact), saved }
 }

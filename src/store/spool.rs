@@ -1,9 +1,9 @@
 //! The spool: records wait in memory for a moment, then in files until they are in the database.
 //!
-//! The request's thread copies a record into the queue and goes on. A quiet thread redacts and
-//! compresses the bodies (`packing`); another one appends what is there to the current segment every
-//! few milliseconds (`writer`): a write per request costs more than the record. Once a segment is old
-//! or large enough it is sealed, and the shipper takes it.
+//! The request's thread copies a record into the queue and goes on. A thread appends what is there to
+//! the current segment every few milliseconds (`writer`): a write per request costs more than the
+//! record. A quiet one redacts and compresses the bodies before that (`packing`). Once a segment is
+//! old or large enough it is sealed, and the shipper takes it.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -14,15 +14,16 @@ use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use std::time::Instant;
 
 use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::telemetry::metrics::Metrics;
 
+use super::desk::Desk;
 use super::folder::Folder;
 use super::folder::Segment;
 use super::pair::Pair;
@@ -32,18 +33,10 @@ use super::pair::Pair;
 pub(super) const BATCH: Duration = Duration::from_millis(25);
 /// Most bytes of records that wait in memory. They only pile up while the disk refuses to take them.
 pub(super) const MAX_QUEUED: usize = 16 << 20;
-/// Most bytes of bodies that wait in memory.
-const MAX_QUEUED_BODIES: usize = 32 << 20;
+/// Most memory that records with bodies take while these wait to be packed.
+const MAX_UNPACKED: usize = 32 << 20;
 /// Of the spool, the part that is kept free of bodies: records are worth more.
 const FOR_RECORDS: u64 = 8;
-/// Bodies that wait for the quiet thread: with more bytes of them, or when they have waited this long,
-/// the writer packs them itself. The machine is busy then, and the quiet thread gets nowhere.
-const PACKED_LATE_BYTES: usize = 8 << 20;
-const PACKED_LATE: Duration = Duration::from_secs(1);
-/// Records that are packed and not yet appended; the quiet thread rests while there are more bytes of
-/// them. They pile up while the disk refuses to take them, and bodies are to be given up first then.
-const MAX_PACKED: usize = 4 << 20;
-
 /// What the threads of the spool share.
 pub(super) struct Spool {
     pub(super) dir: PathBuf,
@@ -52,8 +45,10 @@ pub(super) struct Spool {
     pub(super) queue: Mutex<Queue>,
     /// Rung for the writer.
     pub(super) some: Condvar,
-    /// Rung for the quiet thread.
-    to_pack: Condvar,
+    /// What is to be packed, and what is.
+    pub(super) desk: Desk,
+    /// Memory of the records with bodies that are not packed yet.
+    unpacked: AtomicUsize,
     /// Bytes of records that are framed and not yet in a file.
     pub(super) unwritten: AtomicU64,
     /// Whether the disk refused the last write.
@@ -75,58 +70,23 @@ pub(super) struct Spool {
     pub(super) own: Mutex<Option<Folder>>,
 }
 
+/// What the threads of requests hand to the writer.
 #[derive(Default)]
 pub(super) struct Queue {
     /// Records that are ready to be appended, framed.
     pub(super) frames: Vec<u8>,
     pub(super) records: u64,
     /// Records whose bodies are to be packed first.
-    pub(super) full: VecDeque<Full>,
-    /// Bytes of the records in `full`, and of their bodies.
-    full_records: usize,
-    bodies: usize,
-    /// Since when there is something in `full`.
-    full_since: Option<Instant>,
-    /// Records that the quiet thread has taken and not brought back.
-    pub(super) packing: usize,
-    /// Somebody waits for a record to be on disk.
-    pub(super) urgent: bool,
+    pub(super) full: Vec<Full>,
+    /// The same, where somebody waits for the record to be on disk.
+    pub(super) awaited: Vec<Full>,
     pub(super) closing: bool,
 }
 
 impl Queue {
-    /// Bytes of all records.
-    fn records_len(&self) -> usize {
-        self.frames.len() + self.full_records
-    }
-
-    /// Whether the writer has to pack bodies itself.
-    pub(super) fn is_late(&self) -> bool {
-        let waited = self.full_since.is_some_and(|since| since.elapsed() >= PACKED_LATE);
-        self.urgent || self.closing || waited || self.bodies >= PACKED_LATE_BYTES
-    }
-
-    fn push(&mut self, full: Full) {
-        self.full_since.get_or_insert_with(Instant::now);
-        self.full_records += full.record.len();
-        self.bodies += full.pair.as_ref().map_or(0, Pair::len);
-        self.urgent |= full.saved.is_some();
-        self.full.push_back(full);
-    }
-
-    /// The record that has waited longest for its bodies to be packed.
-    pub(super) fn pop(&mut self) -> Option<Full> {
-        let full = self.full.pop_front()?;
-        self.full_records -= full.record.len();
-        self.bodies -= full.pair.as_ref().map_or(0, Pair::len);
-        self.full_since = (!self.full.is_empty()).then(Instant::now);
-        Some(full)
-    }
-
-    /// All of them.
-    pub(super) fn take_full(&mut self) -> VecDeque<Full> {
-        (self.full_records, self.bodies, self.full_since, self.urgent) = (0, 0, None, false);
-        std::mem::take(&mut self.full)
+    /// Whether there is something to be packed or appended.
+    pub(super) fn has_some(&self) -> bool {
+        !(self.frames.is_empty() && self.full.is_empty() && self.awaited.is_empty())
     }
 }
 
@@ -138,6 +98,13 @@ pub(super) struct Full {
     pub(super) pair: Option<Pair>,
     /// Told when the record is safe from a power cut; dropped when it is not.
     pub(super) saved: Option<Saved>,
+}
+
+impl Full {
+    /// Memory that it takes, about: allocations and the place in a queue take some, too.
+    pub(super) fn memory(&self) -> usize {
+        512 + self.record.len() + self.pair.as_ref().map_or(0, Pair::len)
+    }
 }
 
 /// Says that a record is on disk.
@@ -152,7 +119,8 @@ impl Spool {
             metrics,
             queue: Mutex::default(),
             some: Condvar::new(),
-            to_pack: Condvar::new(),
+            desk: Desk::default(),
+            unpacked: AtomicUsize::new(0),
             unwritten: AtomicU64::new(0),
             refused: AtomicBool::new(false),
             sealed: Mutex::default(),
@@ -168,18 +136,13 @@ impl Spool {
 
     /// Takes a framed record. Never waits for more than another thread's copy.
     pub(super) fn offer(&self, frame: &[u8]) {
-        let queue = lock(&self.queue);
-        if queue.closing || queue.records_len() + frame.len() > MAX_QUEUED {
+        let mut queue = lock(&self.queue);
+        if queue.closing || queue.frames.len() + frame.len() > MAX_QUEUED {
             drop(queue);
             self.lost(1);
             return;
         }
-        self.push_frame(queue, frame);
-    }
-
-    /// Puts a framed record in line to be appended.
-    fn push_frame(&self, mut queue: MutexGuard<'_, Queue>, frame: &[u8]) {
-        let first = queue.frames.is_empty();
+        let first = !queue.has_some();
         queue.frames.extend_from_slice(frame);
         queue.records += 1;
         self.unwritten.fetch_add(bytes_of(frame), Ordering::Relaxed);
@@ -191,66 +154,42 @@ impl Spool {
 
     /// Takes a record with its bodies. Where they have no room, the record goes without.
     pub(super) fn offer_full(&self, mut full: Full) {
-        let mut queue = lock(&self.queue);
-        let bodies = full.pair.as_ref().map_or(0, Pair::len);
-        if queue.bodies + bodies > MAX_QUEUED_BODIES {
-            full.pair = None;
-            self.lost_bodies(1);
+        let memory = full.memory();
+        if self.unpacked.fetch_add(memory, Ordering::Relaxed) + memory > MAX_UNPACKED {
+            self.unpacked.fetch_sub(memory, Ordering::Relaxed);
+            self.lost_bodies(u64::from(full.pair.take().is_some()));
+            if full.saved.is_none() {
+                let mut frame = Vec::new();
+                full.frame_bare(&mut frame);
+                self.offer(&frame);
+                return;
+            }
+            // Nobody waits for more records than there are requests.
+            self.unpacked.fetch_add(full.memory(), Ordering::Relaxed);
         }
-        if queue.closing || queue.records_len() + full.record.len() > MAX_QUEUED {
+        let mut queue = lock(&self.queue);
+        if queue.closing {
             drop(queue);
             self.lost(1);
             return;
         }
-        let (first, was_late) =
-            (queue.full.is_empty(), queue.urgent || queue.bodies >= PACKED_LATE_BYTES);
-        queue.push(full);
-        let late = queue.urgent || queue.bodies >= PACKED_LATE_BYTES;
+        let awaited = full.saved.is_some();
+        let first = !queue.has_some() || awaited && queue.awaited.is_empty();
+        if awaited { queue.awaited.push(full) } else { queue.full.push(full) }
         drop(queue);
-        if late && !was_late {
-            self.some.notify_one();
-        } else if first {
-            self.to_pack.notify_one();
-        }
-    }
-
-    /// Waits until a record is to be packed by the quiet thread, others have had the time to follow,
-    /// and there is room for what becomes of them; takes it. `None` is the end.
-    pub(super) fn next_to_pack(&self) -> Option<Full> {
-        let mut queue = lock(&self.queue);
-        let rest = |queue: &mut Queue| {
-            let nothing = queue.full.is_empty() || queue.urgent || queue.frames.len() > MAX_PACKED;
-            !queue.closing && nothing
-        };
-        if rest(&mut queue) {
-            queue = self.to_pack.wait_while(queue, rest).unwrap_or_else(PoisonError::into_inner);
-            let early = self.to_pack.wait_timeout_while(queue, BATCH, |queue| !queue.closing);
-            queue = early.unwrap_or_else(PoisonError::into_inner).0;
-        }
-        if queue.closing {
-            return None;
-        }
-        let full = queue.pop();
-        queue.packing += usize::from(full.is_some());
-        full
-    }
-
-    /// Wakes the quiet thread where something may have kept it from what is left.
-    pub(super) fn go_on_packing(&self, queue: &Queue) {
-        if !queue.full.is_empty() {
-            self.to_pack.notify_one();
-        }
-    }
-
-    /// Puts a record in line that the quiet thread has packed.
-    pub(super) fn packed(&self, frame: &[u8]) {
-        let mut queue = lock(&self.queue);
-        queue.packing -= 1;
-        let closing = queue.closing;
-        self.push_frame(queue, frame);
-        if closing {
+        if first {
             self.some.notify_one();
         }
+    }
+
+    /// Whether more waits to be packed than the share `eighths` of what may.
+    pub(super) fn unpacked_over(&self, eighths: usize) -> bool {
+        self.unpacked.load(Ordering::Relaxed) > MAX_UNPACKED / 8 * eighths
+    }
+
+    /// Notes that a record does not wait to be packed any more.
+    pub(super) fn packed(&self, memory: usize) {
+        self.unpacked.fetch_sub(memory, Ordering::Relaxed);
     }
 
     /// Whether the spool has room for so many bytes of bodies, beside what is on its way there.
@@ -279,7 +218,6 @@ impl Spool {
     pub(super) fn close(&self) {
         lock(&self.queue).closing = true;
         self.some.notify_one();
-        self.to_pack.notify_one();
     }
 
     /// The next sealed segment; it stays the next until [`Self::shipped`].

@@ -6,7 +6,6 @@ use std::io;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -18,6 +17,7 @@ use super::frame;
 use super::packing::Packing;
 use super::spool::BATCH;
 use super::spool::MAX_QUEUED;
+use super::spool::Full;
 use super::spool::Queue;
 use super::spool::Saved;
 use super::spool::Spool;
@@ -35,13 +35,25 @@ const SEAL_AFTER_AWAY: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_millis(200);
 /// Losses are logged at most this often.
 const TELL_EVERY: Duration = Duration::from_secs(60);
-/// How often is looked whether the quiet thread gets anywhere.
+/// How often is looked around where there is nothing to do, and how long the end waits for what the
+/// quiet thread has in hand.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
+/// With more of what may wait to be packed than this the writer packs, too: the machine is busy, and
+/// the quiet thread gets nowhere.
+const LATE_EIGHTHS: usize = 2;
+/// With more than this it does so at the pace that the scheduler gives it, and does not let requests
+/// pass: they are slowed down a little before anything that they said is lost.
+const PRESSED_EIGHTHS: usize = 4;
+/// Longest packing between two appends, and the pause before the next.
+const TURN: Duration = Duration::from_millis(20);
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// The thread that appends. What it could not write it keeps and tries again, and the queue fills.
 pub(super) struct Writer {
     spool: Arc<Spool>,
-    packing: Arc<Mutex<Packing>>,
+    packing: Packing,
+    /// Records that are to be laid on the desk.
+    todo: Vec<Full>,
     batch: Vec<u8>,
     batched: u64,
     /// Those who wait for the batch to be on disk.
@@ -63,10 +75,11 @@ struct Open {
 }
 
 impl Writer {
-    pub(super) fn new(spool: Arc<Spool>, packing: Arc<Mutex<Packing>>) -> Self {
+    pub(super) fn new(spool: Arc<Spool>, packing: Packing) -> Self {
         Self {
             spool,
             packing,
+            todo: Vec::new(),
             batch: Vec::new(),
             batched: 0,
             saved: Vec::new(),
@@ -80,9 +93,9 @@ impl Writer {
     /// Works until [`Spool::close`].
     pub(super) fn run(mut self) {
         loop {
-            let closing = self.take();
+            let end = self.take();
             self.append();
-            if closing {
+            if end {
                 break;
             }
             self.seal_if_due();
@@ -101,15 +114,10 @@ impl Writer {
         let mut queue = self.wait(&spool);
         if self.batched > 0 && !queue.closing {
             // Who came since the disk refused must not wait for it.
-            queue.full.iter_mut().for_each(|full| full.saved = None);
-            queue.urgent = false;
-            spool.go_on_packing(&queue);
+            let mut awaited = std::mem::take(&mut queue.awaited);
+            awaited.iter_mut().for_each(|full| full.saved = None);
+            queue.full.append(&mut awaited);
             return false;
-        }
-        if queue.closing {
-            // What the quiet thread has in hand is the last that it brings.
-            queue = spool.wait_while(queue, LOOK_AFTER, |queue| queue.packing > 0);
-            spool.lost(u64::try_from(queue.packing).unwrap_or_default());
         }
         if self.batch.is_empty() {
             std::mem::swap(&mut self.batch, &mut queue.frames);
@@ -118,42 +126,84 @@ impl Writer {
             self.batch.append(&mut queue.frames);
         }
         self.batched += std::mem::take(&mut queue.records);
-        let full = if queue.is_late() { queue.take_full() } else { Default::default() };
+        self.todo.append(&mut queue.full);
+        let awaited = std::mem::take(&mut queue.awaited);
         let closing = queue.closing;
-        spool.go_on_packing(&queue);
         drop(queue);
-        for mut full in full {
-            let saved = full.saved.take();
-            let before = self.batch.len();
-            lock(&self.packing).frame(&spool, full, &mut self.batch);
-            let added = bytes_of(self.batch.get(before..).unwrap_or_default());
-            spool.unwritten.fetch_add(added, Ordering::Relaxed);
-            self.batched += 1;
-            self.saved.extend(saved);
-            // On a busy core a request goes first.
-            std::thread::yield_now();
+        for full in awaited {
+            self.pack(full);
         }
-        closing
+        if closing {
+            // What the quiet thread has in hand is the last that it brings.
+            let missing = spool.desk.close(LOOK_AFTER);
+            spool.lost(missing);
+            return self.finish_desk();
+        }
+        self.visit_desk();
+        false
+    }
+
+    /// Lays out what is to be packed, takes what is packed, and helps where the quiet thread gets
+    /// nowhere. Where that thread is at the desk just now, the next time will do.
+    fn visit_desk(&mut self) {
+        let spool = Arc::clone(&self.spool);
+        let Some(mut papers) = spool.desk.try_open() else { return };
+        self.batched += papers.exchange(&mut self.todo, &mut self.batch);
+        let until = Instant::now() + TURN;
+        while papers.is_late(spool.unpacked_over(LATE_EIGHTHS)) && Instant::now() < until {
+            let Some(full) = papers.pop() else { break };
+            drop(papers);
+            self.pack(full);
+            if !spool.unpacked_over(PRESSED_EIGHTHS) {
+                // On a busy core a request goes first.
+                std::thread::yield_now();
+            }
+            let Some(again) = spool.desk.try_open() else { return };
+            papers = again;
+        }
+        spool.desk.go_on(papers);
+    }
+
+    /// Packs what is left for some time, once the quiet thread is gone. Returns whether that was all.
+    fn finish_desk(&mut self) -> bool {
+        let spool = Arc::clone(&self.spool);
+        let mut papers = spool.desk.open();
+        self.batched += papers.exchange(&mut self.todo, &mut self.batch);
+        let until = Instant::now() + TURN;
+        while Instant::now() < until {
+            let Some(full) = papers.pop() else { return true };
+            self.pack(full);
+        }
+        false
+    }
+
+    fn pack(&mut self, mut full: Full) {
+        self.saved.extend(full.saved.take());
+        self.packing.frame(&self.spool, full, &mut self.batch);
+        self.batched += 1;
     }
 
     /// Returns when records are there and others have had the time to follow, when it may be time
-    /// to seal or to try the disk again, or at the end.
+    /// to seal, to look at the desk or to try the disk again, or at the end.
     fn wait<'a>(&self, spool: &'a Spool) -> MutexGuard<'a, Queue> {
         let stuck = self.batched > 0;
+        let late = spool.unpacked_over(LATE_EIGHTHS);
         let wait = match &self.open {
             _ if stuck => RETRY,
+            _ if late => PAUSE,
+            _ if spool.unpacked_over(0) => BATCH,
             // While the store is away it may be back sooner than it is time.
             Some(_) => self.until_seal().min(SEAL_AFTER),
             None => LOOK_AFTER,
         };
-        let nothing = |queue: &Queue| queue.frames.is_empty() && !queue.is_late();
-        let idle = |queue: &mut Queue| !queue.closing && (stuck || nothing(queue));
+        let idle = |queue: &mut Queue| !queue.closing && (stuck || !queue.has_some());
         let queue = spool.wait_while(lock(&spool.queue), wait, idle);
-        if stuck || nothing(&queue) {
+        if stuck || late || !queue.has_some() {
             return queue;
         }
         let early = self.last_append.map(|last| BATCH.saturating_sub(last.elapsed()));
-        spool.wait_while(queue, early.unwrap_or_default(), |queue| !queue.closing && !queue.urgent)
+        let others = |queue: &mut Queue| !queue.closing && queue.awaited.is_empty();
+        spool.wait_while(queue, early.unwrap_or_default(), others)
     }
 
     /// Appends the batch, as far as the spool has room; what has none is lost.
@@ -305,5 +355,97 @@ impl Open {
             self.named = true;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::store::conversations::Redactor;
+    use crate::store::frame::Frames;
+    use crate::store::pair::Pair;
+    use crate::store::pair::split;
+    use crate::telemetry::metrics::Metrics;
+
+    fn full(number: usize, said: &Bytes) -> Full {
+        Full {
+            id: Uuid::now_v7(),
+            record: format!("{{\"number\":{number}}}").into_bytes(),
+            pair: Some(Pair { request: said.clone(), response: said.clone(), ..Pair::default() }),
+            saved: None,
+        }
+    }
+
+    /// A writer at work, and how it is ended.
+    fn start(folder: &std::path::Path) -> (Arc<Spool>, impl FnOnce()) {
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let spool = Arc::new(Spool::new(folder.to_owned(), 1 << 30, metrics));
+        let packing = Packing::new(&Arc::new(Redactor::new())).unwrap();
+        let writer = Writer::new(Arc::clone(&spool), packing);
+        let thread = std::thread::spawn(move || writer.run());
+        let closed = Arc::clone(&spool);
+        (spool, move || {
+            closed.close();
+            thread.join().unwrap();
+        })
+    }
+
+    /// The numbers of the records in the spool's files, and how many of them have bodies.
+    fn written(spool: &Spool) -> (Vec<usize>, usize) {
+        let (mut numbers, mut whole) = (Vec::new(), 0);
+        for segment in lock(&spool.sealed).iter() {
+            for record in Frames::of(&fs::read(&segment.path).unwrap()) {
+                let (json, bodies) = split(record);
+                let record: serde_json::Value = serde_json::from_slice(json).unwrap();
+                numbers.push(usize::try_from(record["number"].as_u64().unwrap()).unwrap());
+                assert_eq!(record["capture"] == "full", bodies.is_some());
+                whole += usize::from(bodies.is_some());
+            }
+        }
+        numbers.sort_unstable();
+        (numbers, whole)
+    }
+
+    #[test]
+    fn where_the_quiet_thread_gets_nowhere_bodies_may_be_lost_and_records_are_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let (spool, end) = start(folder.path());
+        let said = Bytes::from(vec![b'x'; 2000]);
+        spool.offer_full(full(0, &said));
+        // What the thread has in its hand it never brings back, as if it had died.
+        while spool.desk.next().is_none() {}
+        for number in 1..50_000 {
+            spool.offer_full(full(number, &said));
+        }
+        end();
+        let (numbers, whole) = written(&spool);
+        assert_eq!(numbers, (1..50_000).collect::<Vec<_>>());
+        // 32 MiB of them had room at once.
+        assert!(whole > 7_000 && whole < 50_000, "{whole}");
+        assert_eq!(spool.untold.load(Ordering::Relaxed), 0, "told");
+        let metrics = spool.metrics.render();
+        let count = |outcome: &str| {
+            let name = format!("weir_capture_records_total{{outcome=\"{outcome}\"}} ");
+            let line = metrics.lines().find_map(|line| line.strip_prefix(&*name)).unwrap();
+            line.parse::<usize>().unwrap()
+        };
+        assert_eq!(count("appended"), 49_999);
+        assert_eq!((count("dropped"), count("body_dropped")), (1, 49_999 - whole));
+    }
+
+    #[test]
+    fn who_waits_for_the_disk_does_not_wait_for_the_quiet_thread() {
+        let folder = tempfile::tempdir().unwrap();
+        let (spool, end) = start(folder.path());
+        let said = Bytes::from_static(b"{}");
+        (0..100).for_each(|number| spool.offer_full(full(number, &said)));
+        let (saved, safe) = tokio::sync::oneshot::channel();
+        spool.offer_full(Full { saved: Some(saved), ..full(100, &said) });
+        safe.blocking_recv().unwrap();
+        end();
+        assert_eq!(written(&spool), ((0..=100).collect(), 101));
     }
 }
