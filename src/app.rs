@@ -35,6 +35,7 @@ use crate::config::Config;
 use crate::config::ConfigError;
 use crate::config::Environment;
 use crate::config::LogFormat;
+use crate::config::Tls;
 use crate::embeddings::embed::Embedder;
 use crate::embeddings::embed::Posted;
 use crate::embeddings::fetch::Fetcher;
@@ -63,6 +64,7 @@ use crate::proxy::Search;
 use crate::proxy::look_for_shutdowns;
 use crate::proxy::today;
 use crate::server;
+use crate::server::Certificate;
 use crate::server::StartError;
 use crate::simulator::Knobs;
 use crate::simulator::Simulator;
@@ -257,7 +259,10 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
     tasks.push(("shutdowns", Box::pin(shutdowns)));
     tasks.push(("chores", Box::pin(chores(upstreams, policy, live, Arc::clone(&metrics)))));
     make_room_for_socket(&config.upgrade_socket)?;
-    let settings = server_settings(&config, arguments.upgrade);
+    let settings = server_settings(&config, arguments.upgrade)?;
+    if let Some(certificate) = &settings.tls {
+        tasks.push(("certificate", keep_certificate(certificate)));
+    }
     tracing::info!(listen = %config.listen, control = %config.control.listen, simulate = arguments.simulate, "starting");
     let log = Arc::new(log);
     let at_end = (recorder.clone(), Arc::clone(&log), Arc::clone(&limits), tracer);
@@ -801,6 +806,13 @@ fn reload(
     })
 }
 
+/// Reads the data plane's certificate again when its files change.
+fn keep_certificate(certificate: &Arc<Certificate>) -> Task {
+    let certificate = Arc::clone(certificate);
+    // Where the signal cannot be watched the policies' task says so.
+    Box::pin(async move { certificate.keep_fresh(signal(SignalKind::hangup()).ok()).await })
+}
+
 /// Has the policy folder, and the key files that it names, looked at when SIGHUP comes.
 async fn ring_on_hangup(bell: &Notify) {
     let Ok(mut hangups) = signal(SignalKind::hangup()) else {
@@ -869,10 +881,12 @@ fn make_room_for_socket(path: &Path) -> Result<(), AppError> {
         .map_err(|error| AppError::Other(format!("cannot create {}: {error}", folder.display())))
 }
 
-fn server_settings(config: &Config, upgrade: bool) -> server::Settings {
-    server::Settings {
+fn server_settings(config: &Config, upgrade: bool) -> Result<server::Settings, StartError> {
+    let read = |tls: &Tls| Certificate::read((&tls.certificate).into(), (&tls.key).into());
+    let certificate = config.tls.as_ref().map(read).transpose()?;
+    Ok(server::Settings {
         listen: config.listen,
-        tls: config.tls.as_ref().map(|tls| (tls.certificate.clone(), tls.key.clone())),
+        tls: certificate.map(Arc::new),
         header_limit: usize::try_from(config.limits.header.0).unwrap_or(usize::MAX),
         header_timeout: config.limits.header_timeout.0,
         idle_timeout: config.limits.idle_timeout.0,
@@ -882,5 +896,5 @@ fn server_settings(config: &Config, upgrade: bool) -> server::Settings {
         drain: config.drain.0,
         upgrade,
         upgrade_socket: config.upgrade_socket.display().to_string(),
-    }
+    })
 }

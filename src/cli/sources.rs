@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::time::Duration;
+use std::time::Instant;
 use std::time::SystemTime;
 
 use clap::Subcommand;
@@ -29,6 +30,8 @@ use super::spend::text;
 const MOST_SOURCES: u32 = 10_000;
 /// How often a run is looked at while somebody waits.
 const LOOK: Duration = Duration::from_millis(500);
+/// How long the store may be away meanwhile.
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// What is done with sources.
 #[derive(Debug, clap::Args)]
@@ -253,13 +256,26 @@ async fn follow(sources: &Rows, mut run: SourceRun, json: bool) -> Result<(), Ap
         }
         before = now;
         tokio::time::sleep(LOOK).await;
-        run = sources.run(run.id).await?.unwrap_or(run);
+        run = look_again(sources, run).await?;
     }
     tell(&run, json)?;
     if run.state == "failed" {
         return Err(fail(run.error.unwrap_or_else(|| "the run failed".to_owned())));
     }
     Ok(())
+}
+
+/// The run as it is now. A store that is busy or restarted for a while is waited for: the run goes on
+/// without who watches it.
+async fn look_again(sources: &Rows, run: SourceRun) -> Result<SourceRun, AppError> {
+    let asked = Instant::now();
+    loop {
+        match sources.run(run.id).await {
+            Ok(now) => return Ok(now.unwrap_or(run)),
+            Err(error) if asked.elapsed() > PATIENCE => return Err(error.into()),
+            Err(_) => tokio::time::sleep(LOOK).await,
+        }
+    }
 }
 
 fn tell(run: &SourceRun, json: bool) -> Result<(), AppError> {

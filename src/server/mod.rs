@@ -3,6 +3,7 @@
 //! pingora runs the process: listeners, TLS, services with their own runtimes, signals, the
 //! hand-over of sockets to a new process. hyper speaks HTTP on the connections it accepts.
 
+mod certificate;
 mod drain;
 mod guard;
 mod head_check;
@@ -17,7 +18,6 @@ use async_trait::async_trait;
 use pingora::listeners::L4BufferSettings;
 use pingora::listeners::ListenerConfig;
 use pingora::listeners::TcpSocketOptions;
-use pingora::listeners::tls::TlsSettings;
 use pingora::protocols::TcpKeepalive;
 use pingora::server::RunArgs;
 use pingora::server::Server;
@@ -27,15 +27,14 @@ use pingora::server::configuration::ServerConf;
 use pingora::services::background::BackgroundService;
 use pingora::services::background::background_service;
 use pingora::services::listening::Service;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::PrivateKeyDer;
-use rustls::pki_types::pem::PemObject as _;
 use thiserror::Error;
 
 use crate::admin::Readiness;
 use crate::background::Task;
 use crate::proxy::Gateway;
 use crate::telemetry::metrics::Metrics;
+
+pub use certificate::Certificate;
 
 use drain::Drain;
 use drain::Keeper;
@@ -55,8 +54,8 @@ const LONGEST_USER_TIMEOUT: Duration = Duration::from_secs(86_400);
 pub struct Settings {
     /// Where clients connect.
     pub listen: SocketAddr,
-    /// Certificate chain and key (PEM files) of the data plane; plain HTTP without.
-    pub tls: Option<(String, String)>,
+    /// Certificate of the data plane; plain HTTP without.
+    pub tls: Option<Arc<Certificate>>,
     /// Longest request head, in bytes.
     pub header_limit: usize,
     /// Time for a whole request head.
@@ -175,8 +174,8 @@ fn data_plane(
     let mut listener = ListenerConfig::tcp(settings.listen.to_string())
         .tcp_socket_options(socket_options(settings.write_timeout))
         .l4_buffer(L4BufferSettings::unbuffered());
-    if let Some((certificate, key)) = &settings.tls {
-        listener = listener.tls(tls(certificate, key)?);
+    if let Some(certificate) = &settings.tls {
+        listener = listener.tls(certificate.settings()?);
     }
     let mut service = Service::new("data plane".to_owned(), plane);
     service.add_listener(listener);
@@ -194,36 +193,6 @@ fn socket_options(write_timeout: Duration) -> TcpSocketOptions {
         user_timeout: write_timeout.min(LONGEST_USER_TIMEOUT),
     });
     options
-}
-
-fn tls(certificate: &str, key: &str) -> Result<TlsSettings, StartError> {
-    let fail = |reason: String| StartError::Tls {
-        certificate: certificate.to_owned(),
-        key: key.to_owned(),
-        reason,
-    };
-    // The engine panics on files that it cannot use, so they are tried first.
-    try_certificate(certificate, key).map_err(fail)?;
-    let mut settings =
-        TlsSettings::intermediate(certificate, key).map_err(|error| fail(error.to_string()))?;
-    settings.enable_h2();
-    Ok(settings)
-}
-
-/// Builds a TLS configuration of the files and drops it again.
-fn try_certificate(certificate: &str, key: &str) -> Result<(), String> {
-    let chain = CertificateDer::pem_file_iter(certificate)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| {
-            format!("{certificate}: {error}; it must hold certificates in PEM form")
-        })?;
-    let private = PrivateKeyDer::from_pem_file(key)
-        .map_err(|error| format!("{key}: {error}; it must hold a private key in PEM form"))?;
-    rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .and_then(|config| config.with_no_client_auth().with_single_cert(chain, private))
-        .map(drop)
-        .map_err(|error| error.to_string())
 }
 
 /// Fails early, and in words, where the engine would panic in a task.

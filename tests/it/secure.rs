@@ -1,5 +1,6 @@
 //! TLS on either side.
 
+use std::path::Path;
 use std::process::Command;
 
 use crate::support::Answer;
@@ -9,6 +10,7 @@ use crate::support::Upstream;
 use crate::support::answer::CHAT;
 use crate::support::chat;
 use crate::support::eventually;
+use crate::support::http::get;
 use crate::support::http::good;
 use crate::support::tls::Certificate;
 use crate::support::tls::TlsUpstream;
@@ -76,6 +78,20 @@ fn clients_may_speak_http2_without_tls() {
     eventually("the client's connections are closed", || connections() < 0.5);
 }
 
+/// What curl is answered by a gateway that shows a certificate of `ca`, with the version of HTTP; or
+/// what curl complains of.
+fn curl(gateway: &Gateway, flag: &str, ca: &Path) -> Result<String, String> {
+    let url = format!("https://{}/v1/chat/completions", gateway.data());
+    let out = Command::new("curl")
+        .args(["--silent", "--show-error", "--noproxy", "*", flag, "--cacert"])
+        .arg(ca)
+        .args(["-H", "authorization: Bearer k", "-d", ASK, "-w", "|%{http_version}", &url])
+        .output()
+        .expect("curl is installed");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if out.status.success() { Ok(text(&out.stdout)) } else { Err(text(&out.stderr)) }
+}
+
 #[test]
 fn clients_may_speak_tls_with_http2_or_http1() {
     let certificate = Certificate::new();
@@ -85,17 +101,36 @@ fn clients_may_speak_tls_with_http2_or_http1() {
     let upstream = Upstream::always(Answer::chat());
     let gateway = Gateway::builder(&upstream).config(&tls).start();
     for (flag, version) in [("--http2", "2"), ("--http1.1", "1.1")] {
-        let url = format!("https://{}/v1/chat/completions", gateway.data());
-        let out = Command::new("curl")
-            .args(["--silent", "--show-error", "--noproxy", "*", flag, "--cacert"])
-            .arg(&chain)
-            .args(["-H", "authorization: Bearer k", "-d", ASK, "-w", "|%{http_version}", &url])
-            .output()
-            .expect("curl is installed");
-        let said = String::from_utf8(out.stdout).unwrap();
-        let complaint = String::from_utf8_lossy(&out.stderr).into_owned();
-        assert_eq!(said, format!("{CHAT}|{version}"), "{complaint}");
+        assert_eq!(curl(&gateway, flag, &chain), Ok(format!("{CHAT}|{version}")));
     }
+}
+
+#[test]
+fn a_renewed_certificate_is_in_force_after_sighup_and_a_bad_one_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let (chain, key) = Certificate::new().write(folder.path());
+    let tls = format!("tls: {{ certificate: {}, key: {} }}", chain.display(), key.display());
+    let upstream = Upstream::always(Answer::chat());
+    let gateway = Gateway::builder(&upstream).config(&tls).start();
+    let first = folder.path().join("first.pem");
+    std::fs::copy(&chain, &first).unwrap();
+    assert!(curl(&gateway, "--http2", &first).is_ok());
+    // The certificate is there, and its key not yet.
+    let old_key = std::fs::read(&key).unwrap();
+    Certificate::new().write(folder.path());
+    let new_key = std::fs::read(&key).unwrap();
+    std::fs::write(&key, old_key).unwrap();
+    gateway.process.signal("HUP");
+    eventually("it is told", || gateway.log().contains("the one before it stays in force"));
+    assert!(curl(&gateway, "--http2", &first).is_ok());
+    let health = get(gateway.control(), "/healthz").unwrap().json();
+    let tasks = health["tasks"].as_array().unwrap();
+    let task = tasks.iter().find(|task| task["name"] == "certificate").unwrap();
+    assert!(task["last_error"]["message"].as_str().unwrap().contains("is not the key of"), "{task}");
+    std::fs::write(&key, new_key).unwrap();
+    gateway.process.signal("HUP");
+    eventually("the new one is in force", || curl(&gateway, "--http2", &chain).is_ok());
+    assert!(curl(&gateway, "--http2", &first).unwrap_err().contains("certificate"));
 }
 
 #[test]
