@@ -1,7 +1,7 @@
 //! Builds every room and starts the process.
 
-use std::net::Ipv4Addr;
-use std::net::TcpListener;
+mod tasks;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -10,15 +10,10 @@ use std::sync::PoisonError;
 use std::time::Duration;
 use std::time::Instant;
 
-use http::Uri;
 use secrecy::SecretString;
 use serde_json::Value;
 use serde_json::json;
 use thiserror::Error;
-use tokio::signal::unix::SignalKind;
-use tokio::signal::unix::signal;
-use tokio::sync::Notify;
-use uuid::Uuid;
 
 use crate::admin;
 use crate::admin::Figures;
@@ -26,7 +21,6 @@ use crate::admin::Health;
 use crate::admin::Library;
 use crate::admin::PolicyParts;
 use crate::admin::Readiness;
-use crate::background;
 use crate::background::Board;
 use crate::background::Task;
 use crate::cli;
@@ -38,30 +32,21 @@ use crate::config::LogFormat;
 use crate::config::Tls;
 use crate::embeddings::embed::Embedder;
 use crate::embeddings::embed::Posted;
-use crate::embeddings::fetch::Fetcher;
-use crate::embeddings::firecrawl::Firecrawl;
-use crate::embeddings::refresh::Refresher;
 use crate::embeddings::search::Searcher;
 use crate::hooks;
-use crate::hooks::Deliverer;
 use crate::hooks::Hooks;
 use crate::limits::Courier;
 use crate::limits::Keeper;
 use crate::limits::Limits;
-use crate::metering::tokens;
 use crate::openai::error::ApiError;
-use crate::policy;
 use crate::policy::Policy;
 use crate::policy::PolicyHandle;
 use crate::policy::Refused;
-use crate::policy::Reloader;
-use crate::policy::Seen;
 use crate::proxy::Access;
 use crate::proxy::Gateway;
 use crate::proxy::LiveStats;
 use crate::proxy::LiveView;
 use crate::proxy::Search;
-use crate::proxy::look_for_shutdowns;
 use crate::proxy::today;
 use crate::server;
 use crate::server::Certificate;
@@ -70,9 +55,7 @@ use crate::simulator::Knobs;
 use crate::simulator::Simulator;
 use crate::store;
 use crate::store::AliasBook;
-use crate::store::Aliases;
 use crate::store::Database;
-use crate::store::Datasets;
 use crate::store::Documents;
 use crate::store::Fingerprinter;
 use crate::store::KeyRing;
@@ -83,19 +66,27 @@ use crate::store::StoreError;
 use crate::telemetry::log;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::traces::Tracer;
-use crate::training::dataset;
-use crate::training::poller::Poller;
-use crate::training::promotion;
-use crate::training::promotion::Pace;
 use crate::training::trainer::Place;
-use crate::training::trainer::Trainer;
 use crate::upstream::SetupError;
 use crate::upstream::Upstreams;
 use crate::upstream::collector;
 use crate::upstream::outside::Outside;
 
-/// How often idle connections and dates are looked at.
-const CHORES: Duration = Duration::from_secs(15);
+use tasks::adopt_builds;
+use tasks::begin_with;
+use tasks::chores;
+use tasks::compare_canaries;
+use tasks::deliver_hooks;
+use tasks::fetcher;
+use tasks::keep_aliases;
+use tasks::keep_certificate;
+use tasks::keep_keys;
+use tasks::move_jobs;
+use tasks::refresh;
+use tasks::reload;
+use tasks::start_simulator;
+use tasks::tell_of_limits;
+use tasks::watch_shutdowns;
 
 /// Longest wait for a receiver of webhooks that users have registered.
 const HOOK_PATIENCE: Duration = Duration::from_secs(10);
@@ -103,9 +94,6 @@ const HOOK_PATIENCE: Duration = Duration::from_secs(10);
 /// Longest wait for the keys at the start.
 const KEYS_FIRST: Duration = Duration::from_secs(3);
 
-/// When providers are first asked for shutdown dates, and how often from then on.
-const SHUTDOWNS_FIRST: Duration = Duration::from_secs(60);
-const SHUTDOWNS_EVERY: Duration = Duration::from_secs(24 * 3600);
 /// Longest wait at the start for what was used of limits before.
 const RESTORE: Duration = Duration::from_secs(5);
 /// Longest wait for one export of traces.
@@ -117,9 +105,6 @@ const LEAST_SHIPPING: Duration = Duration::from_millis(500);
 
 /// Longest wait for the ledger at the end of a command; what is left waits in the spool.
 const LAST_ROWS: Duration = Duration::from_secs(5);
-
-/// What events of the policy are about: they arrive in order.
-const POLICY: &str = "policy";
 
 /// Why the process cannot start.
 #[derive(Debug, Error)]
@@ -207,21 +192,12 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
     };
     let trainer = config.trainer_place(policy_settings.simulator.as_ref())?;
     let sender = hook_sender(&config, &upstreams)?;
-    let hooks = match &database {
-        Some(database) => {
-            let (hooks, write) = Hooks::of_store(database.clone(), Arc::clone(&metrics));
-            tasks.push(("events", Box::pin(write)));
-            let deliver = deliver_hooks(database.clone(), &sender, &policy, &metrics);
-            tasks.push(("webhooks", deliver));
-            hooks
-        }
-        None => Hooks::in_memory(Arc::clone(&sender), Arc::clone(&policy), Arc::clone(&metrics)),
-    };
+    let hooks = hooks(database.as_ref(), &sender, &policy, &metrics, &mut tasks);
     if let Some(database) = &database {
         tasks.push(("datasets", adopt_builds(database.clone())));
         let jobs = move_jobs(&config, database, &trainer, &upstreams, &metrics)?;
         tasks.push(("fine-tune jobs", jobs));
-        tasks.push(("aliases", keep_aliases(database.clone(), Arc::clone(&aliases), &metrics)));
+        tasks.push(("aliases", keep_aliases(database.clone(), aliases, &metrics)));
         let fetcher = fetcher(&config, &upstreams)?;
         let refresh = refresh(database.clone(), &library, embedder, fetcher, &metrics);
         tasks.push(("documents", refresh));
@@ -264,26 +240,12 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
         tasks.push(("certificate", keep_certificate(certificate)));
     }
     tracing::info!(listen = %config.listen, control = %config.control.listen, simulate = arguments.simulate, "starting");
-    let log = Arc::new(log);
-    let at_end = (recorder.clone(), Arc::clone(&log), Arc::clone(&limits), tracer);
-    let last_counters = Mutex::new(Some(last_counters));
     let watched = |(name, task)| (name, board.watch(name, task));
     let tasks = tasks.into_iter().map(watched).collect();
+    let counters = Mutex::new(Some(last_counters));
+    let at_end = AtEnd { recorder: recorder.clone(), log, limits, tracer, counters };
     server::run(&settings, gateway, &metrics, &readiness, tasks, move |patience| {
-        let (recorder, log, limits, tracer) = &at_end;
-        let deadline = Instant::now() + patience;
-        // They go on their way while the rest is written down.
-        let traces = tracer.as_ref().map(|tracer| tracer.flush());
-        limits.leave(LEAST_SHIPPING);
-        write_last(&last_counters, patience);
-        if let Some(recorder) = recorder {
-            recorder.close(patience.max(LEAST_SHIPPING));
-        }
-        if let Some(traces) = traces {
-            let left = deadline.saturating_duration_since(Instant::now());
-            traces.wait(left.clamp(LEAST_SHIPPING, LAST_TRACES));
-        }
-        log.flush();
+        at_end.write_down(patience);
     })?;
     // Only a stop without a drain comes here; what is spooled is shipped by the next process.
     if let Some(recorder) = recorder {
@@ -382,31 +344,6 @@ fn warn_of_keyless(config: &Config, policy: &Policy) {
     }
 }
 
-/// What is to be done for each policy that comes into force.
-fn begin_with(policy: &Policy, metrics: &Metrics) {
-    metrics.policy_loaded(policy.revision());
-    warm_tokenizer(policy);
-    for warning in &policy.warnings {
-        tracing::warn!("{warning}");
-    }
-}
-
-/// Loads the vocabularies beside the start, where rules ask for tokens: the first request that they
-/// look at does not wait for them, and who has no such rule does not pay for them in memory.
-fn warm_tokenizer(policy: &Policy) {
-    if !policy.reads_tokens() {
-        return;
-    }
-    let warm = || {
-        tokens::warm();
-        tracing::info!("the tokenizer is ready");
-    };
-    let started = std::thread::Builder::new().name("tokenizer".to_owned()).spawn(warm);
-    if let Err(error) = started {
-        tracing::warn!(%error, "no thread to load the tokenizer: the first count will");
-    }
-}
-
 fn start_log(config: &Config) -> Result<log::LogGuard, AppError> {
     let format = match config.log.format {
         LogFormat::Text => log::Format::Text,
@@ -475,15 +412,6 @@ fn traces(
     Ok(Some(tracer))
 }
 
-fn keep_keys(
-    access: &Access,
-    database: Option<&Database>,
-    metrics: &Arc<Metrics>,
-) -> Option<(&'static str, Task)> {
-    let (keys, database) = (access.keys.clone()?, database?.clone());
-    Some(("keys", Box::pin(keys.keep_fresh(database, Arc::clone(metrics)))))
-}
-
 /// The limits' counters; shared, and then with who talks to Redis, where there is one.
 fn limits(
     config: &Config,
@@ -516,29 +444,67 @@ fn keep_limits(
     Ok(keeper)
 }
 
-/// Writes counters down a last time; waits for it no longer than it may.
-fn write_last(keeper: &Mutex<Option<Keeper>>, patience: Duration) {
-    let keeper = keeper.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let Some(mut keeper) = keeper else { return };
-    let patience = patience.clamp(LEAST_SHIPPING, RESTORE);
-    // A thread of its own: this one may run a runtime.
-    let written = std::thread::spawn(move || {
-        cli::wait_for(async {
-            tokio::time::timeout(patience, keeper.write_all()).await.is_err().then(|| {
-                tracing::warn!("the store does not answer; what was used of limits last is lost");
-            })
-        })
-    });
-    // It does not panic.
-    let _ = written.join();
+/// What has to reach a disk or a collector before the process ends.
+struct AtEnd {
+    recorder: Option<Arc<Recorder>>,
+    log: log::LogGuard,
+    limits: Arc<Limits>,
+    tracer: Option<Arc<Tracer>>,
+    /// Those of limits; written once.
+    counters: Mutex<Option<Keeper>>,
 }
 
-/// Writes counters down while the process lives, and tells webhooks of spent budgets.
-fn tell_of_limits(keeper: Keeper, hooks: Hooks) -> Task {
-    Box::pin(keeper.run(move |news| {
-        tracing::warn!(limit = %news.limit, subject = news.subject, spent_usd = %news.spent, budget_usd = %news.budget, "{}", news.event);
-        hooks.tell(news.event, format!("{}/{}", news.limit, news.subject), json!(news));
-    }))
+impl AtEnd {
+    /// Waits for each no longer than it may: `patience` is what is left of the drain time.
+    fn write_down(&self, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        // They go on their way while the rest is written down.
+        let traces = self.tracer.as_ref().map(|tracer| tracer.flush());
+        self.limits.leave(LEAST_SHIPPING);
+        self.write_counters(patience.clamp(LEAST_SHIPPING, RESTORE));
+        if let Some(recorder) = &self.recorder {
+            recorder.close(patience.max(LEAST_SHIPPING));
+        }
+        if let Some(traces) = traces {
+            let left = deadline.saturating_duration_since(Instant::now());
+            traces.wait(left.clamp(LEAST_SHIPPING, LAST_TRACES));
+        }
+        self.log.flush();
+    }
+
+    fn write_counters(&self, patience: Duration) {
+        let keeper = self.counters.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(mut keeper) = keeper else { return };
+        // A thread of its own: this one may run a runtime.
+        let written = std::thread::spawn(move || {
+            cli::wait_for(async {
+                tokio::time::timeout(patience, keeper.write_all()).await.is_err().then(|| {
+                    tracing::warn!(
+                        "the store does not answer; what was used of limits last is lost"
+                    );
+                })
+            })
+        });
+        // It does not panic.
+        let _ = written.join();
+    }
+}
+
+/// Who is told of events: webhooks from the store's outbox, or without a store from memory.
+fn hooks(
+    database: Option<&Database>,
+    sender: &Arc<hooks::Sender>,
+    policy: &Arc<PolicyHandle>,
+    metrics: &Arc<Metrics>,
+    tasks: &mut Vec<(&'static str, Task)>,
+) -> Hooks {
+    let Some(database) = database else {
+        return Hooks::in_memory(Arc::clone(sender), Arc::clone(policy), Arc::clone(metrics));
+    };
+    let (hooks, write) = Hooks::of_store(database.clone(), Arc::clone(metrics));
+    tasks.push(("events", Box::pin(write)));
+    tasks.push(("webhooks", deliver_hooks(database.clone(), sender, policy, metrics)));
+    hooks
 }
 
 /// Who posts webhooks.
@@ -549,45 +515,6 @@ fn hook_sender(
     let outside = Outside::new(config.outbound.allow.clone(), HOOK_PATIENCE);
     let outside = outside.map_err(AppError::Other)?;
     Ok(Arc::new(hooks::Sender::new(Arc::clone(upstreams), outside)))
-}
-
-/// Takes events from the store to their receivers.
-fn deliver_hooks(
-    database: Database,
-    sender: &Arc<hooks::Sender>,
-    policy: &Arc<PolicyHandle>,
-    metrics: &Arc<Metrics>,
-) -> Task {
-    let (sender, policy) = (Arc::clone(sender), Arc::clone(policy));
-    let metrics = Arc::clone(metrics);
-    Box::pin(async move {
-        match Deliverer::new(&database, sender, policy, metrics) {
-            Ok(deliverer) => deliverer.run().await,
-            Err(error) => tracing::error!(%error, "webhooks cannot be delivered"),
-        }
-    })
-}
-
-/// A simulator on a free port; its listener is there before anybody asks.
-fn start_simulator(knobs: &str) -> Result<(Uri, Task), AppError> {
-    let fail = |error: &dyn std::fmt::Display| {
-        AppError::Other(format!("the simulator cannot start: {error}"))
-    };
-    let knobs = Knobs::parse(knobs).map_err(|error| fail(&error))?;
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(|error| fail(&error))?;
-    listener.set_nonblocking(true).map_err(|error| fail(&error))?;
-    let address = listener.local_addr().map_err(|error| fail(&error))?;
-    let base_url = Uri::try_from(format!("http://{address}/v1")).map_err(|error| fail(&error))?;
-    let task = async move {
-        let served = match tokio::net::TcpListener::from_std(listener) {
-            Ok(listener) => Simulator::new(knobs).serve(listener, std::future::pending()).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = served {
-            tracing::error!(%error, "the simulator stopped");
-        }
-    };
-    Ok((base_url, Box::pin(task)))
 }
 
 fn control_plane(
@@ -608,63 +535,6 @@ fn control_plane(
             admin::router(metrics, health, policy, store, token, (trainer, sender), library);
         if let Err(error) = admin::serve(listener, router).await {
             tracing::error!(%error, "the control plane stopped");
-        }
-    }))
-}
-
-/// Goes on with datasets whose build was cut off.
-fn adopt_builds(database: Database) -> Task {
-    Box::pin(async move {
-        match Datasets::of(&database) {
-            Ok(datasets) => dataset::adopt_abandoned(datasets).await,
-            Err(error) => tracing::error!(%error, "datasets cannot be built"),
-        }
-    })
-}
-
-/// Keeps the names of promoted models as the store has them.
-fn keep_aliases(database: Database, book: Arc<AliasBook>, metrics: &Arc<Metrics>) -> Task {
-    let metrics = Arc::clone(metrics);
-    Box::pin(async move {
-        match Aliases::of(&database) {
-            Ok(aliases) => book.keep_fresh(aliases, metrics).await,
-            Err(error) => tracing::error!(%error, "aliases cannot be read"),
-        }
-    })
-}
-
-/// Compares models on trial with those that serve.
-fn compare_canaries(database: Database, simulates: bool) -> Task {
-    let pace = if simulates { Pace::SIMULATED } else { Pace::USUAL };
-    Box::pin(async move {
-        match Aliases::of(&database) {
-            Ok(aliases) => promotion::watch(aliases, pace).await,
-            Err(error) => tracing::error!(%error, "canaries cannot be compared"),
-        }
-    })
-}
-
-/// Moves fine-tune jobs on at the trainer.
-fn move_jobs(
-    config: &Config,
-    database: &Database,
-    place: &Place,
-    upstreams: &Arc<Upstreams>,
-    metrics: &Arc<Metrics>,
-) -> Result<Task, AppError> {
-    let key = SecretString::from(config.trainer.api_key.clone());
-    let simulated = config.trainer_place(None)?.base_url != place.base_url;
-    let key = if simulated { SecretString::from("sk-simulator") } else { key };
-    let trainer = Trainer::new(place.clone(), &key, Arc::clone(upstreams));
-    let trainer = trainer.map_err(AppError::Other)?;
-    let (database, metrics) = (database.clone(), Arc::clone(metrics));
-    // The stand-in's jobs take no time.
-    let pause = simulated.then_some(Duration::from_millis(500));
-    Ok(Box::pin(async move {
-        let datasets = Datasets::of(&database);
-        match datasets.and_then(|datasets| Poller::new(datasets, trainer, metrics, pause)) {
-            Ok(poller) => poller.run().await,
-            Err(error) => tracing::error!(%error, "fine-tune jobs cannot be moved on"),
         }
     }))
 }
@@ -691,46 +561,6 @@ fn search(searcher: &Arc<OnceLock<Searcher>>) -> Search {
     })
 }
 
-fn fetcher(config: &Config, upstreams: &Arc<Upstreams>) -> Result<Fetcher, AppError> {
-    let key = SecretString::from(config.firecrawl.api_key.clone());
-    let firecrawl = Firecrawl::new(&config.firecrawl.base_url, &key, Arc::clone(upstreams));
-    let outside = Outside::new(config.outbound.allow.clone(), HOOK_PATIENCE);
-    Ok(Fetcher {
-        firecrawl: firecrawl.map_err(AppError::Other)?,
-        outside: outside.map_err(AppError::Other)?,
-    })
-}
-
-/// Refreshes sources, and lets their documents be searched.
-fn refresh(
-    database: Database,
-    library: &Library,
-    embedder: Embedder,
-    fetcher: Fetcher,
-    metrics: &Arc<Metrics>,
-) -> Task {
-    let (searcher, metrics) = (Arc::clone(&library.searcher), Arc::clone(metrics));
-    Box::pin(async move {
-        let (sources, documents) = match (Sources::of(&database), Documents::of(&database)) {
-            (Ok(sources), Ok(documents)) => (sources, documents),
-            (Err(error), _) | (_, Err(error)) => {
-                tracing::error!(%error, "documents cannot be used");
-                return;
-            }
-        };
-        let owner = Uuid::now_v7().to_string();
-        let searches = Searcher {
-            sources: sources.clone(),
-            documents: documents.clone(),
-            embedder: embedder.clone(),
-            metrics: Arc::clone(&metrics),
-        };
-        // It is set here alone.
-        let _ = searcher.set(searches);
-        Refresher { sources, documents, embedder, fetcher, metrics, owner }.run().await;
-    })
-}
-
 /// Makes vectors by the gateway's own `/v1/embeddings`.
 fn embedder(gateway: &Gateway) -> Embedder {
     let gateway = gateway.clone();
@@ -754,77 +584,6 @@ fn figures(live: &Arc<LiveStats>, upstreams: &Arc<Upstreams>) -> Figures {
     Arc::new(move |policy, ask| ask(&LiveView::new(&live, &upstreams, policy)))
 }
 
-/// Watches the policy folder; a change is in force as a whole, or not at all.
-fn reload(
-    config: &Config,
-    settings: policy::Settings,
-    handle: &Arc<PolicyHandle>,
-    (upstreams, hooks): (&Arc<Upstreams>, Hooks),
-    metrics: &Arc<Metrics>,
-) -> Task {
-    let folder = config.policies.clone();
-    let reloader = Reloader::new(folder.clone(), settings, Arc::clone(handle));
-    let upstreams = Arc::clone(upstreams);
-    let handle = Arc::clone(handle);
-    let prepare =
-        move |policy: &Policy| upstreams.prepare(policy).map_err(|error| error.to_string());
-    let metrics = Arc::clone(metrics);
-    let tell = move |seen: &Seen| match seen {
-        Seen::Applied(policy) => {
-            begin_with(policy, &metrics);
-            metrics.policy_applied();
-            background::done();
-            let data = json!({ "revision": policy.revision(), "warnings": policy.warnings });
-            hooks.tell("policy.reloaded", POLICY.to_owned(), data);
-            tracing::info!(revision = policy.revision(), "policy in force");
-        }
-        Seen::Rejected(rejected) => {
-            metrics.policy_rejected();
-            let _ = background::note(Err::<(), _>("the folder is refused; see GET /api/policies"));
-            tracing::error!(revision = %rejected.revision, "the policy folder is refused; the policy before it stays in force");
-            for diagnostic in &rejected.diagnostics {
-                tracing::error!("{diagnostic}");
-            }
-            let in_force = handle.current();
-            let data = json!({
-                "revision": rejected.revision,
-                "in_force": in_force.revision(),
-                "diagnostics": rejected.diagnostics,
-            });
-            hooks.tell("policy.rejected", POLICY.to_owned(), data);
-        }
-        Seen::Same => background::done(),
-        Seen::Unsettled => {}
-    };
-    let bell = Arc::new(Notify::new());
-    let looks = policy::watch(folder, Arc::clone(&bell), reloader, today, prepare, tell);
-    Box::pin(async move {
-        tokio::select! {
-            () = looks => {}
-            () = ring_on_hangup(&bell) => {}
-        }
-    })
-}
-
-/// Reads the data plane's certificate again when its files change.
-fn keep_certificate(certificate: &Arc<Certificate>) -> Task {
-    let certificate = Arc::clone(certificate);
-    // Where the signal cannot be watched the policies' task says so.
-    Box::pin(async move { certificate.keep_fresh(signal(SignalKind::hangup()).ok()).await })
-}
-
-/// Has the policy folder, and the key files that it names, looked at when SIGHUP comes.
-async fn ring_on_hangup(bell: &Notify) {
-    let Ok(mut hangups) = signal(SignalKind::hangup()) else {
-        tracing::error!("SIGHUP cannot be watched: it would end the process");
-        return std::future::pending().await;
-    };
-    while hangups.recv().await.is_some() {
-        tracing::info!("SIGHUP: looking at the policy folder and the files that it names");
-        bell.notify_one();
-    }
-}
-
 /// Shows before each scrape which models are left alone.
 fn show_gates(metrics: &Metrics, upstreams: &Arc<Upstreams>, policy: &Arc<PolicyHandle>) {
     let (upstreams, policy) = (Arc::clone(upstreams), Arc::clone(policy));
@@ -834,43 +593,6 @@ fn show_gates(metrics: &Metrics, upstreams: &Arc<Upstreams>, policy: &Arc<Policy
             policy.upstreams().map(|one| (one.name.as_str(), upstreams.gates.open(&one.name)));
         metrics.gates_open(open);
     });
-}
-
-/// Asks providers once a day when their models end.
-async fn watch_shutdowns(
-    upstreams: Arc<Upstreams>,
-    policy: Arc<PolicyHandle>,
-    live: Arc<LiveStats>,
-) {
-    // A process that is started in passing asks nobody.
-    tokio::time::sleep(SHUTDOWNS_FIRST).await;
-    let mut tick = tokio::time::interval(SHUTDOWNS_EVERY);
-    loop {
-        tick.tick().await;
-        look_for_shutdowns(&upstreams, &policy.current(), &live).await;
-        background::done();
-    }
-}
-
-/// What has to be done from time to time.
-async fn chores(
-    upstreams: Arc<Upstreams>,
-    policy: Arc<PolicyHandle>,
-    live: Arc<LiveStats>,
-    metrics: Arc<Metrics>,
-) {
-    let mut tick = tokio::time::interval(CHORES);
-    loop {
-        tick.tick().await;
-        let policy = policy.current();
-        upstreams.sweep(&policy);
-        for model in policy.catalogue().models() {
-            if let Some(day) = live.shutdown_day(&policy, &model.name) {
-                metrics.model_shutdown(&model.name, day - today());
-            }
-        }
-        background::done();
-    }
 }
 
 fn make_room_for_socket(path: &Path) -> Result<(), AppError> {

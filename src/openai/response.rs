@@ -1,12 +1,18 @@
 //! What a whole answer says about itself, read beside the bytes that go to the client.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
 
+use memchr::memmem::Finder;
 use serde_json::Value;
 
 use crate::openai::request::string;
 use crate::openai::scan;
 use crate::openai::usage::Usage;
+
+static FINISH_REASON: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new(br#""finish_reason""#));
+static WEB_SEARCH_CALL: LazyLock<Finder<'_>> =
+    LazyLock::new(|| Finder::new(br#""web_search_call""#));
 
 /// The facts of one answer that is not a stream, from any endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -83,8 +89,7 @@ fn text(value: &[u8]) -> Option<String> {
 /// The first `finish_reason` of `choices`. Inside a JSON string its quotes would be escaped, so
 /// what a model writes cannot be taken for it.
 fn finish_reason(choices: &[u8]) -> Option<String> {
-    let name = br#""finish_reason""#;
-    let after = choices.get(memchr::memmem::find(choices, name)? + name.len()..)?;
+    let after = choices.get(FINISH_REASON.find(choices)? + FINISH_REASON.needle().len()..)?;
     let value = after.trim_ascii_start().strip_prefix(b":")?.trim_ascii_start();
     let end = value.iter().skip(1).position(|&byte| byte == b'"')? + 2;
     value.starts_with(b"\"").then(|| text(value.get(..end)?))?
@@ -93,7 +98,7 @@ fn finish_reason(choices: &[u8]) -> Option<String> {
 /// The searches among a response's output items; opening a page and finding in it cost nothing.
 pub(super) fn web_searches(output: &[u8]) -> u64 {
     // Inside a JSON string the quotes would be escaped: what a model writes is not taken for it.
-    if memchr::memmem::find(output, br#""web_search_call""#).is_none() {
+    if WEB_SEARCH_CALL.find(output).is_none() {
         return 0;
     }
     let items: Vec<Value> = serde_json::from_slice(output).unwrap_or_default();

@@ -386,9 +386,20 @@ const HIGHS: u64 = 0x8080_8080_8080_8080;
 /// How many bytes at the head of `text` stand for themselves in a string: up to `"`, `\` or a
 /// control character. `high` collects the bytes that were looked at.
 ///
-/// Most strings are short: two words first, and blocks of 32 bytes, in a form that the compiler
-/// turns into vector instructions, only behind them.
+/// Most strings are short: one word first, in place, then two more, and blocks of 32 bytes, in a form
+/// that the compiler turns into vector instructions, only behind them.
+#[inline]
 pub(super) fn plain(text: &[u8], high: &mut u64) -> usize {
+    let Some((first, rest)) = text.split_first_chunk::<8>() else {
+        return first_stop(text, high).unwrap_or(text.len());
+    };
+    if let Some(stop) = stop_in(*first, high) {
+        return stop;
+    }
+    8 + long_plain(rest, high)
+}
+
+fn long_plain(text: &[u8], high: &mut u64) -> usize {
     let (head, rest) = text.split_at_checked(16).unwrap_or((text, &[]));
     if let Some(stop) = first_stop(head, high) {
         return stop;
@@ -416,15 +427,20 @@ fn ends_run(byte: u8) -> bool {
 fn first_stop(text: &[u8], high: &mut u64) -> Option<usize> {
     let (words, tail) = text.as_chunks::<8>();
     for (index, word) in words.iter().enumerate() {
-        let word = u64::from_le_bytes(*word);
-        *high |= word;
-        let stops = stops(word);
-        if stops != 0 {
-            return Some(8 * index + stops.trailing_zeros() as usize / 8);
+        if let Some(stop) = stop_in(*word, high) {
+            return Some(8 * index + stop);
         }
     }
     *high |= tail.iter().fold(0, |all, byte| all | u64::from(*byte));
     tail.iter().position(|byte| ends_run(*byte)).map(|at| 8 * words.len() + at)
+}
+
+#[inline]
+fn stop_in(word: [u8; 8], high: &mut u64) -> Option<usize> {
+    let word = u64::from_le_bytes(word);
+    *high |= word;
+    let stops = stops(word);
+    (stops != 0).then(|| stops.trailing_zeros() as usize / 8)
 }
 
 /// The high bit of each byte that ends a run. A borrow can set bits above a true one, never below

@@ -115,12 +115,11 @@ fn read(chain: &Path, key: &Path) -> Result<CertifiedKey, String> {
     if certificates.is_empty() {
         return Err(format!("{}: there is no certificate in it", chain.display()));
     }
-    CertifiedKey::from_der(certificates, private, &rustls::crypto::ring::default_provider()).map_err(
-        |error| match error {
+    CertifiedKey::from_der(certificates, private, &rustls::crypto::ring::default_provider())
+        .map_err(|error| match error {
             rustls::Error::InconsistentKeys(_) => {
                 format!("{} is not the key of {}", key.display(), chain.display())
             }
             other => other.to_string(),
-        },
-    )
+        })
 }

@@ -175,7 +175,11 @@ impl Spool {
         }
         let awaited = full.saved.is_some();
         let first = !queue.has_some() || awaited && queue.awaited.is_empty();
-        if awaited { queue.awaited.push(full) } else { queue.full.push(full) }
+        if awaited {
+            queue.awaited.push(full)
+        } else {
+            queue.full.push(full)
+        }
         drop(queue);
         if first {
             self.some.notify_one();
