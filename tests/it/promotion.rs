@@ -176,6 +176,28 @@ fn a_tuned_model_takes_over_step_by_step_and_can_be_taken_back_on_both_stores() 
     }
 }
 
+/// Leads `percent` of the calls for `support-bot` to `tuned-llama`, trained without some pieces of its
+/// prompts, and the others to `house-llama`.
+pub(crate) fn promoted(
+    gateway: &Gateway,
+    percent: u8,
+    prune: &[&str],
+) -> (Aliases, tokio::runtime::Runtime) {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let store = Database::parse(&gateway.store()).unwrap().unwrap();
+    let aliases = runtime.block_on(async { Aliases::of(&store).unwrap() });
+    let arm = Arm {
+        model: "tuned-llama".to_owned(),
+        prune: prune.iter().map(|piece| (*piece).to_owned()).collect(),
+        ..Arm::default()
+    };
+    let terms = json!({"alias": "support-bot", "percent": percent, "steps": []});
+    let terms = Terms::parse(terms.to_string().as_bytes()).unwrap();
+    let asked = Promotion { terms, arm, base: "house-llama".to_owned(), cost_ratio: Some(1.0) };
+    runtime.block_on(promotion::begin(&aliases, &asked, now())).unwrap();
+    (aliases, runtime)
+}
+
 /// Two models, each on a server of the test's; `tuned` is on trial for half of the calls.
 struct Trial {
     gateway: Gateway,
@@ -194,18 +216,7 @@ impl Trial {
             tuned.base_url()
         );
         let gateway = Gateway::builder(&serving).upstream("api_key", "k").policy(&models).start();
-        let runtime = tokio::runtime::Runtime::new().unwrap();
-        let store = Database::parse(&gateway.store()).unwrap().unwrap();
-        let aliases = runtime.block_on(async { Aliases::of(&store).unwrap() });
-        let arm = Arm {
-            model: "tuned-llama".to_owned(),
-            prune: prune.iter().map(|piece| (*piece).to_owned()).collect(),
-            ..Arm::default()
-        };
-        let terms = br#"{"alias": "support-bot", "percent": 50, "steps": []}"#;
-        let terms = Terms::parse(terms).unwrap();
-        let asked = Promotion { terms, arm, base: "house-llama".to_owned(), cost_ratio: Some(1.0) };
-        runtime.block_on(promotion::begin(&aliases, &asked, now())).unwrap();
+        let (aliases, runtime) = promoted(&gateway, 50, prune);
         let trial = Self { gateway, tuned, aliases, runtime };
         eventually("the gateway leads to it", || {
             (0..20).any(|_| ask(&trial.gateway, 1).header("x-weir-model") != Some("support-bot"))

@@ -11,6 +11,7 @@ use sqlx::Connection as _;
 use tokio::sync::Semaphore;
 use weir::metering::tokens::Encoding;
 
+use crate::promotion::promoted;
 use crate::support::Answer;
 use crate::support::Gateway;
 use crate::support::Raw;
@@ -247,6 +248,26 @@ fn responses_and_streams_are_given_passages_too() {
     let (_, rest) = taken_out(&provider.sent(), question);
     let asks_usage = stream.replace("true}", "true,\"stream_options\":{\"include_usage\":true}}");
     assert_eq!(rest, asks_usage);
+}
+
+#[test]
+fn a_model_that_was_trained_without_a_piece_gets_passages_and_not_the_piece() {
+    let provider = Provider::new();
+    let models =
+        "models:\n  house-llama: { upstream: openai }\n  tuned-llama: { upstream: openai }";
+    let gateway = asking(&provider, PATIENT).policy(models).start();
+    fill(&gateway, &[ZEBRA]);
+    promoted(&gateway, 100, &["Long preamble."]);
+    let question = r#"{"role":"user","content":"Where does the zebra cross?"}"#;
+    let body = format!(
+        r#"{{"model":"support-bot","messages":[{{"role":"system","content":"Long preamble. Be kind."}},{question}]}}"#
+    );
+    let asked = || chat(&gateway, &body);
+    eventually("the alias is known", || asked().header("x-weir-model") == Some("tuned-llama"));
+    assert_eq!(outcome(&asked()), "ok");
+    let (message, rest) = taken_out(&provider.sent(), question);
+    assert!(message.contains("The zebra crosses"), "{message}");
+    assert_eq!(rest, body.replace("Long preamble. ", "").replace("support-bot", "tuned-llama"));
 }
 
 #[test]
