@@ -41,9 +41,10 @@ const LOOK_AFTER: Duration = Duration::from_secs(1);
 /// With more of what may wait to be packed than this the writer packs, too: the machine is busy, and
 /// the quiet thread gets nowhere.
 const LATE_EIGHTHS: usize = 2;
-/// With more than this it does so at the pace that the scheduler gives it, and does not let requests
-/// pass: they are slowed down a little before anything that they said is lost.
-const PRESSED_EIGHTHS: usize = 4;
+/// It does so for this long, and then rests several times as long: on a busy machine requests go
+/// first, and bodies that find no room are lost.
+const BURST: Duration = Duration::from_micros(500);
+const REST: u32 = 3;
 /// Longest packing between two appends, and the pause before the next.
 const TURN: Duration = Duration::from_millis(20);
 const PAUSE: Duration = Duration::from_millis(1);
@@ -150,13 +151,14 @@ impl Writer {
         let Some(mut papers) = spool.desk.try_open() else { return };
         self.batched += papers.exchange(&mut self.todo, &mut self.batch);
         let until = Instant::now() + TURN;
+        let mut began = Instant::now();
         while papers.is_late(spool.unpacked_over(LATE_EIGHTHS)) && Instant::now() < until {
             let Some(full) = papers.pop() else { break };
             drop(papers);
             self.pack(full);
-            if !spool.unpacked_over(PRESSED_EIGHTHS) {
-                // On a busy core a request goes first.
-                std::thread::yield_now();
+            if began.elapsed() >= BURST {
+                std::thread::sleep(began.elapsed() * REST);
+                began = Instant::now();
             }
             let Some(again) = spool.desk.try_open() else { return };
             papers = again;
