@@ -1,5 +1,7 @@
 //! Puts series on the registry, and keeps the list of them that documentation is compared with.
 
+use std::sync::Arc;
+
 use prometheus::GaugeVec;
 use prometheus::Histogram;
 use prometheus::HistogramOpts;
@@ -12,6 +14,12 @@ use prometheus::Opts;
 use prometheus::Registry;
 use prometheus::Result;
 use prometheus::core::Collector;
+
+use super::room::Histograms;
+use super::room::Room;
+
+/// Bytes of a scrape that the histograms of calls may take up together.
+const HISTOGRAMS: usize = 3_500_000;
 
 /// One series as it is registered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +39,8 @@ pub struct Described {
 pub(super) struct Shelf {
     pub(super) registry: Registry,
     pub(super) described: Vec<Described>,
+    /// What the histograms of calls have taken up.
+    room: Arc<Room>,
 }
 
 type Name = &'static str;
@@ -68,6 +78,19 @@ pub(super) fn histograms(
 ) -> Result<HistogramVec> {
     let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
     shelf.add(HistogramVec::new(options, labels), (name, "histogram", help, labels))
+}
+
+/// Histograms by labels of which the second and the third are models: there may be more of them
+/// than fit into a scrape, so all that are made here share its room.
+pub(super) fn histograms_of_models(
+    shelf: &mut Shelf,
+    name: Name,
+    help: Name,
+    labels: Labels,
+    buckets: &[f64],
+) -> Result<Histograms> {
+    let vec = histograms(shelf, name, help, labels, buckets)?;
+    Ok(Histograms::new(vec, (name, labels), buckets.len(), &shelf.room, HISTOGRAMS))
 }
 
 pub(super) fn histogram(
