@@ -157,7 +157,13 @@ impl Writer {
             drop(papers);
             self.pack(full);
             if began.elapsed() >= BURST {
-                std::thread::sleep(began.elapsed() * REST);
+                let calm = |queue: &Queue| !queue.closing && queue.awaited.is_empty();
+                let queue = lock(&spool.queue);
+                let queue = spool.wait_while(queue, began.elapsed() * REST, |queue| calm(queue));
+                if !calm(&queue) {
+                    // Somebody waits for the disk.
+                    return;
+                }
                 began = Instant::now();
             }
             let Some(again) = spool.desk.try_open() else { return };

@@ -126,7 +126,10 @@ fn a_renewed_certificate_is_in_force_after_sighup_and_a_bad_one_is_not() {
     let health = get(gateway.control(), "/healthz").unwrap().json();
     let tasks = health["tasks"].as_array().unwrap();
     let task = tasks.iter().find(|task| task["name"] == "certificate").unwrap();
-    assert!(task["last_error"]["message"].as_str().unwrap().contains("is not the key of"), "{task}");
+    assert!(
+        task["last_error"]["message"].as_str().unwrap().contains("is not the key of"),
+        "{task}"
+    );
     std::fs::write(&key, new_key).unwrap();
     gateway.process.signal("HUP");
     eventually("the new one is in force", || curl(&gateway, "--http2", &chain).is_ok());
