@@ -153,7 +153,10 @@ find_weir() {
   weir=${WEIR_BIN:-$target/$1/weir}
   if [ -z "${WEIR_BIN:-}" ]; then
     say "Building weir ($1)"
-    (cd "$root" && cargo build --locked --bin weir $([ "$1" = debug ] || echo "--$1"))
+    # With the tests beside it: what they need changes features of dependencies, and all would be built twice.
+    local how=(--tests)
+    [ "$1" = debug ] || how=("--$1")
+    (cd "$root" && cargo build --locked --bin weir "${how[@]}")
   fi
   [ -x "$weir" ] || die "$weir is not an executable: set WEIR_BIN to the weir binary, or unset it to have it built"
 }
