@@ -41,6 +41,9 @@ pub(super) struct Papers {
     /// Packed and framed records.
     packed: Vec<u8>,
     records: u64,
+    /// What these were packed from. The memory is of requests' threads: to free it takes a lock of
+    /// theirs, which the quiet thread must not have in its hand either.
+    done: Vec<Full>,
     /// Records that the quiet thread has in hand.
     in_hand: u64,
     /// The writer packs, until nothing is left to do, and the quiet thread rests: what it remembers of
@@ -50,14 +53,16 @@ pub(super) struct Papers {
 }
 
 impl Papers {
-    /// Lays out records, and takes what is packed: how many records these are, behind `batch`.
-    pub(super) fn exchange(&mut self, todo: &mut Vec<Full>, batch: &mut Vec<u8>) -> u64 {
+    /// Lays out records, and takes what is packed: how many records these are, behind `batch`, and
+    /// how much memory they no longer take.
+    pub(super) fn exchange(&mut self, todo: &mut Vec<Full>, batch: &mut Vec<u8>) -> (u64, usize) {
         if self.todo.is_empty() && !todo.is_empty() {
             self.since = Some(Instant::now());
         }
         self.todo.extend(todo.drain(..));
         batch.append(&mut self.packed);
-        std::mem::take(&mut self.records)
+        let freed = self.done.drain(..).map(|full| full.memory()).sum();
+        (std::mem::take(&mut self.records), freed)
     }
 
     /// Whether the writer has to pack now. `many`: whether more waits than the quiet thread may have.
@@ -118,9 +123,10 @@ impl Desk {
         full
     }
 
-    /// For the quiet thread: brings back what it had in hand.
-    pub(super) fn bring(&self, frame: &[u8]) {
+    /// For the quiet thread: brings back what it had in hand, and what became of it.
+    pub(super) fn bring(&self, frame: &[u8], full: Full) {
         let mut papers = lock(&self.papers);
+        papers.done.push(full);
         papers.packed.extend_from_slice(frame);
         papers.records += 1;
         papers.in_hand = papers.in_hand.saturating_sub(1);

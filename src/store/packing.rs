@@ -27,16 +27,15 @@ impl Packing {
 
     /// Appends a record as it is appended to a segment, with its bodies where the spool has room for
     /// them.
-    pub(super) fn frame(&mut self, spool: &Spool, mut full: Full, out: &mut Vec<u8>) {
-        let memory = full.memory();
+    pub(super) fn frame(&mut self, spool: &Spool, full: &Full, out: &mut Vec<u8>) {
         let before = out.len();
-        let replaced = full.pair.as_mut().and_then(|pair| self.redactor.redact(pair));
-        let packed = full.pair.as_ref().and_then(|pair| self.pack(spool, full.id, pair));
+        let mut pair = full.pair.clone();
+        let replaced = pair.as_mut().and_then(|pair| self.redactor.redact(pair));
+        let packed = pair.and_then(|pair| self.pack(spool, full.id, &pair));
         match packed {
             Some(bodies) => full.frame_with(&bodies, replaced.as_deref(), out),
             None => full.frame_bare(out),
         }
-        spool.packed(memory);
         let added = bytes_of(out.get(before..).unwrap_or_default());
         spool.unwritten.fetch_add(added, Ordering::Relaxed);
     }
@@ -88,7 +87,7 @@ pub(super) fn run(spool: &Spool, mut packing: Packing) {
     let mut frame = Vec::new();
     while let Some(full) = spool.desk.next() {
         frame.clear();
-        packing.frame(spool, full, &mut frame);
-        spool.desk.bring(&frame);
+        packing.frame(spool, &full, &mut frame);
+        spool.desk.bring(&frame, full);
     }
 }

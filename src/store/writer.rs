@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
+use super::desk::Papers;
 use super::folder::Folder;
 use super::folder::Segment;
 use super::frame;
@@ -149,7 +150,7 @@ impl Writer {
     fn visit_desk(&mut self) {
         let spool = Arc::clone(&self.spool);
         let Some(mut papers) = spool.desk.try_open() else { return };
-        self.batched += papers.exchange(&mut self.todo, &mut self.batch);
+        self.exchange(&mut papers);
         let until = Instant::now() + TURN;
         let mut began = Instant::now();
         while papers.is_late(spool.unpacked_over(LATE_EIGHTHS)) && Instant::now() < until {
@@ -176,7 +177,7 @@ impl Writer {
     fn finish_desk(&mut self) -> bool {
         let spool = Arc::clone(&self.spool);
         let mut papers = spool.desk.open();
-        self.batched += papers.exchange(&mut self.todo, &mut self.batch);
+        self.exchange(&mut papers);
         let until = Instant::now() + TURN;
         while Instant::now() < until {
             let Some(full) = papers.pop() else { return true };
@@ -185,9 +186,16 @@ impl Writer {
         false
     }
 
+    fn exchange(&mut self, papers: &mut Papers) {
+        let (records, freed) = papers.exchange(&mut self.todo, &mut self.batch);
+        self.batched += records;
+        self.spool.packed(freed);
+    }
+
     fn pack(&mut self, mut full: Full) {
         self.saved.extend(full.saved.take());
-        self.packing.frame(&self.spool, full, &mut self.batch);
+        self.packing.frame(&self.spool, &full, &mut self.batch);
+        self.spool.packed(full.memory());
         self.batched += 1;
     }
 
