@@ -37,6 +37,7 @@ pub(super) const MAX_QUEUED: usize = 16 << 20;
 const MAX_UNPACKED: usize = 32 << 20;
 /// Of the spool, the part that is kept free of bodies: records are worth more.
 const FOR_RECORDS: u64 = 8;
+
 /// What the threads of the spool share.
 pub(super) struct Spool {
     pub(super) dir: PathBuf,
