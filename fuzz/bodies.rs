@@ -41,11 +41,15 @@ pub(crate) fn splice(body: &[u8]) {
     let tier = RawValue::from_string("\"flex\"".to_owned()).expect("a string is JSON");
     let set = [("service_tier", &*tier), ("weir \"\u{1}", &*tier)];
     let patch = Patch { model: Some("n\"w\n"), ask_usage: true, set: &set, insert: None };
-    let out = view.splice(&Bytes::copy_from_slice(body), &patch);
+    let out = view.splice(&Bytes::copy_from_slice(body), &patch).into_bytes();
     let again = RequestView::parse(&out).expect("a spliced request is a request");
     assert_eq!(again.model(), "n\"w\n");
     assert!(again.client_wants_usage());
-    assert_eq!(again.splice(&out, &patch).as_ptr(), out.as_ptr(), "nothing is left to change");
+    assert_eq!(
+        again.splice(&out, &patch).first.as_ptr(),
+        out.as_ptr(),
+        "nothing is left to change"
+    );
     let Ok(mut wanted) = serde_json::from_slice::<Value>(body) else { return };
     wanted["model"] = "n\"w\n".into();
     wanted["service_tier"] = "flex".into();
@@ -61,7 +65,7 @@ pub(crate) fn splice(body: &[u8]) {
 fn insertion(view: &RequestView, body: &[u8], conversation: &str) {
     let text = "see \"\u{1}\n";
     let patch = Patch { insert: Some(Insert { conversation, text }), ..Patch::default() };
-    let out = view.splice(&Bytes::copy_from_slice(body), &patch);
+    let out = view.splice(&Bytes::copy_from_slice(body), &patch).into_bytes();
     let Ok(before) = serde_json::from_slice::<Value>(body) else { return };
     let mut after: Value = serde_json::from_slice(&out).expect("valid");
     if out != body {

@@ -52,7 +52,7 @@ impl Pair<'_> {
     }
 
     fn count(&self) -> PromptCount {
-        let asked = Fields::of(Raw::new(self.request.get())).unwrap().text("model");
+        let asked = Fields::of(Raw::new(self.request.get().as_bytes())).unwrap().text("model");
         // The model that answered, as names without a date have moved on since. Completions answer
         // under names from the engine room, `davinci:2023-07-21-v2`.
         let answered = Some(self.model.as_str()).filter(|model| !model.contains(':'));
@@ -63,9 +63,9 @@ impl Pair<'_> {
     /// Whether OpenAI can have reported that usage: it answers under dated names, and a chat's
     /// stream has no usage unless it was asked for.
     fn is_billed(&self) -> bool {
-        let body = Fields::of(Raw::new(self.request.get())).unwrap();
+        let body = Fields::of(Raw::new(self.request.get().as_bytes())).unwrap();
         let is =
-            |fields: &Fields<'_>, name| fields.get(name).is_some_and(|raw| raw.get() == "true");
+            |fields: &Fields<'_>, name| fields.get(name).is_some_and(|raw| raw.get() == b"true");
         let asked = body.object("stream_options").is_some_and(|o| is(&o, "include_usage"));
         let silent = self.category.starts_with("chat:") && is(&body, "stream") && !asked;
         !silent && !ALIASES.contains(&self.model.as_str())

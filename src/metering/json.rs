@@ -2,44 +2,50 @@
 
 use std::borrow::Cow;
 
+use crate::openai::request::RequestView;
 use crate::openai::scan;
 use crate::openai::scan::Member;
 use crate::openai::scan::Span;
 use crate::openai::unescape::unescape_text;
 
-/// The JSON text of one value, without the whitespace around it.
+/// The JSON text of one value, without the whitespace around it. Bytes: what is never looked at is not
+/// judged as UTF-8 once more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Raw<'a>(&'a str);
+pub(super) struct Raw<'a>(&'a [u8]);
 
 impl<'a> Raw<'a> {
     /// A value as it is written.
-    pub(super) fn new(text: &'a str) -> Self {
+    pub(super) fn new(text: &'a [u8]) -> Self {
         Self(text.trim_ascii())
     }
 
-    /// The text.
-    pub(super) fn get(self) -> &'a str {
+    /// The bytes.
+    pub(super) fn get(self) -> &'a [u8] {
         self.0
+    }
+
+    /// As it is written, with U+FFFD for what is no character.
+    pub(super) fn written(self) -> Cow<'a, str> {
+        String::from_utf8_lossy(self.0)
     }
 
     /// What a JSON string says, with U+FFFD for lone surrogates; None for any other value.
     pub(super) fn text(self) -> Option<Cow<'a, str>> {
-        let inner = self.0.strip_prefix('"')?.strip_suffix('"')?;
-        Some(unescape_text(inner.as_bytes()))
+        let inner = self.0.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+        Some(unescape_text(inner))
     }
 
     /// Whether it is a string.
     pub(super) fn is_text(&self) -> bool {
-        self.0.starts_with('"')
+        self.0.starts_with(b"\"")
     }
 
     /// Whether it is an array.
     pub(super) fn is_array(&self) -> bool {
-        self.0.starts_with('[')
+        self.0.starts_with(b"[")
     }
 
     fn part(self, span: Span) -> Self {
-        // Values and names begin and end with ASCII.
         Self(self.0.get(span.start..span.end).unwrap_or_default())
     }
 }
@@ -47,32 +53,37 @@ impl<'a> Raw<'a> {
 /// The members of an object, in the order written.
 pub(super) struct Fields<'a> {
     raw: Raw<'a>,
-    members: Vec<Member>,
+    members: Cow<'a, [Member]>,
 }
 
 impl<'a> Fields<'a> {
     /// No members.
-    pub(super) const NONE: Self = Self { raw: Raw("{}"), members: Vec::new() };
+    pub(super) const NONE: Self = Self { raw: Raw(b"{}"), members: Cow::Borrowed(&[]) };
+
+    /// The members of a request that was read before.
+    pub(super) fn of_request(view: &'a RequestView, body: &'a [u8]) -> Self {
+        Self { raw: Raw(body), members: Cow::Borrowed(view.members()) }
+    }
 
     /// Reads an object; None for anything else.
     pub(super) fn of(raw: Raw<'a>) -> Option<Self> {
         let members = scan::object(raw.get())?;
-        Some(Self { raw, members })
+        Some(Self { raw, members: Cow::Owned(members) })
     }
 
     /// The value of a name; of a name that is there twice, the last, as other readers have it. A
     /// `null` is no value.
     pub(super) fn get(&self, name: &str) -> Option<Raw<'a>> {
         let is_it = |member: &&Member| match member.escaped {
-            false => self.raw.part(member.name).get() == name,
+            false => self.raw.part(member.name).get() == name.as_bytes(),
             true => self.name(member) == name,
         };
         let value = self.raw.part(self.members.iter().rev().find(is_it)?.value);
-        (value.get() != "null").then_some(value)
+        (value.get() != b"null").then_some(value)
     }
 
     fn name(&self, member: &Member) -> Cow<'a, str> {
-        unescape_text(self.raw.part(member.name).get().as_bytes())
+        unescape_text(self.raw.part(member.name).get())
     }
 
     /// A text by its name.
@@ -102,7 +113,7 @@ pub(super) fn each<'a>(raw: Raw<'a>, mut look: impl FnMut(Raw<'a>)) {
 
 /// Shows each element of an array that is an object.
 pub(super) fn each_object<'a>(raw: Raw<'a>, mut look: impl FnMut(Fields<'a>)) {
-    scan::each_object(raw.get(), |members| look(Fields { raw, members }));
+    scan::each_object(raw.get(), |members| look(Fields { raw, members: Cow::Owned(members) }));
 }
 
 #[cfg(test)]
@@ -110,7 +121,7 @@ mod tests {
     use super::*;
 
     fn raw(text: &str) -> Raw<'_> {
-        Raw::new(text)
+        Raw::new(text.as_bytes())
     }
 
     #[test]
@@ -145,7 +156,9 @@ mod tests {
         each_object(
             raw(r#" [ 1 , {"a":{"b":[]}} ,[{"c":1}], { "d" : 2 , "e":3 } , {"f":"#),
             |fields| {
-                names.extend(fields.iter().map(|(name, value)| format!("{name}={}", value.get())));
+                names.extend(
+                    fields.iter().map(|(name, value)| format!("{name}={}", value.written())),
+                );
             },
         );
         assert_eq!(names, [r#"a={"b":[]}"#, "d=2", "e=3"]);

@@ -1,6 +1,5 @@
 //! Counts a request's prompt when somebody asks, and no more of it than the question needs.
 
-use std::borrow::Cow;
 use std::cell::Cell;
 use std::cell::OnceCell;
 
@@ -8,11 +7,13 @@ use thiserror::Error;
 
 use crate::metering::cache;
 use crate::metering::family::Family;
+use crate::metering::json::Fields;
 use crate::metering::outline::Leaf;
 use crate::metering::outline::Outline;
 use crate::metering::outline::Words;
 use crate::metering::parts::PromptCount;
 use crate::metering::tokens::Encoding;
+use crate::openai::request::RequestView;
 use crate::openai::unescape::unescape_text;
 
 /// Most bytes of text that are counted between two awaits: 0.7 ms, in the worst case 60 ms.
@@ -42,6 +43,7 @@ pub struct LazyPrompt<'a> {
     encoding: Encoding,
     model: &'a str,
     body: &'a [u8],
+    view: Option<&'a RequestView>,
     outline: OnceCell<Outline<'a>>,
     progress: Cell<Option<Progress>>,
     samples: [Cell<Option<u64>>; SAMPLINGS.len()],
@@ -128,6 +130,7 @@ impl<'a> LazyPrompt<'a> {
             encoding,
             model,
             body,
+            view: None,
             outline: OnceCell::new(),
             progress: Cell::new(None),
             samples: Default::default(),
@@ -136,6 +139,11 @@ impl<'a> LazyPrompt<'a> {
             effort: Cell::new(Effort::Nothing),
             told: Cell::new(Told::NOTHING),
         }
+    }
+
+    /// The same of a request that is read already: its body is not read once more.
+    pub fn of_request(encoding: Encoding, view: &'a RequestView, body: &'a [u8]) -> Self {
+        Self { view: Some(view), ..Self::new(encoding, view.model(), body) }
     }
 
     /// Whether the prompt has more than `limit` tokens.
@@ -239,7 +247,11 @@ impl<'a> LazyPrompt<'a> {
 
     fn outline(&self) -> &Outline<'a> {
         self.outline.get_or_init(|| {
-            let mut outline = Outline::of(self.model, self.body).recall(self.encoding);
+            let outline = match self.view {
+                Some(view) => Outline::of_fields(self.model, &Fields::of_request(view, self.body)),
+                None => Outline::of(self.model, self.body),
+            };
+            let mut outline = outline.recall(self.encoding);
             // What has no bounds goes first: once it is known, lengths may tell the rest.
             outline.leaves.sort_by_key(|leaf| !leaf.words.is_rendered());
             outline
@@ -321,7 +333,7 @@ impl<'a> LazyPrompt<'a> {
         self.note(Effort::Sampled);
         let progress = self.progress();
         let rest = self.outline().leaves.get(progress.next..).unwrap_or_default();
-        let raws: Vec<&str> =
+        let raws: Vec<&[u8]> =
             rest.iter().flat_map(|leaf| leaf.words.raws()).map(|raw| raw.get()).collect();
         let sampled = progress.tokens.saturating_add(sampling.estimate(self.encoding, &raws));
         known.set(Some(sampled));
@@ -347,7 +359,7 @@ impl Bounds {
         let mut shortest = 0;
         for raw in leaf.words.raws() {
             let inner = raw.get().len().saturating_sub(2);
-            let escaped = memchr::memchr(b'\\', raw.get().as_bytes()).is_some();
+            let escaped = memchr::memchr(b'\\', raw.get()).is_some();
             shortest += if escaped { inner.div_ceil(LONGEST_ESCAPE) } else { inner };
             // A lone surrogate, 6 bytes, is read as 9.
             let longest =
@@ -373,17 +385,17 @@ impl Bounds {
     }
 }
 
-fn has_surrogate(raw: &str) -> bool {
-    raw.contains(r"\ud") || raw.contains(r"\uD")
+fn has_surrogate(raw: &[u8]) -> bool {
+    [&br"\ud"[..], br"\uD"].iter().any(|head| memchr::memmem::find(raw, head).is_some())
 }
 
 impl Sampling {
     /// Estimates the tokens of texts, given as JSON.
-    fn estimate(&self, encoding: Encoding, raws: &[&str]) -> u64 {
+    fn estimate(&self, encoding: Encoding, raws: &[&[u8]]) -> u64 {
         let all: usize = raws.iter().map(|raw| raw.len()).sum();
         let (mut tokens, mut bytes) = (0, 0);
         let mut texts = raws.iter();
-        let (mut text, mut before) = ("", 0);
+        let (mut text, mut before) = (&[][..], 0);
         for place in 0..PIECES {
             let (mut at, mut wanted) = (all / PIECES * place, self.piece_bytes);
             while wanted > 0 {
@@ -394,7 +406,7 @@ impl Sampling {
                     continue;
                 }
                 let piece = piece(text, at - before, wanted);
-                tokens += encoding.count(&unescaped(piece));
+                tokens += encoding.count(&unescape_text(piece));
                 bytes += piece.len();
                 at += piece.len().max(1);
                 wanted = wanted.saturating_sub(piece.len().max(1));
@@ -405,16 +417,13 @@ impl Sampling {
     }
 }
 
-/// About `len` bytes of a text, from about `from`.
-fn piece(text: &str, from: usize, len: usize) -> &str {
-    let start = text.floor_char_boundary(from);
-    let end = text.ceil_char_boundary(from + len);
-    text.get(start..end).unwrap_or_default()
-}
-
-/// A piece of JSON as text. What the cut left of an escape stays.
-fn unescaped(piece: &str) -> Cow<'_, str> {
-    unescape_text(piece.as_bytes())
+/// About `len` bytes of a text, from about `from`, in whole characters. What the cut leaves of an escape
+/// stays.
+fn piece(text: &[u8], from: usize, len: usize) -> &[u8] {
+    let continues = |at: &usize| text.get(*at).is_some_and(|byte| byte & 0xC0 == 0x80);
+    let start = (0..=from.min(text.len())).rev().find(|at| !continues(at)).unwrap_or(0);
+    let end = (from.saturating_add(len)..text.len()).find(|at| !continues(at));
+    text.get(start..end.unwrap_or(text.len())).unwrap_or_default()
 }
 
 #[cfg(test)]

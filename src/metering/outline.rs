@@ -123,18 +123,26 @@ struct Walk<'a> {
 }
 
 impl<'a> Outline<'a> {
-    /// Reads a request's body; empty when it is not a JSON object.
+    /// Reads a request's body; empty when it is not a JSON object in UTF-8.
     pub(super) fn of(model: &str, body: &'a [u8]) -> Self {
+        let text = std::str::from_utf8(body).ok();
+        let fields = text.and_then(|text| Fields::of(Raw::new(text.as_bytes())));
+        Self::of_fields(model, &fields.unwrap_or(Fields::NONE))
+    }
+
+    /// Reads a request whose top-level fields are known.
+    pub(super) fn of_fields(model: &str, fields: &Fields<'a>) -> Self {
         let family = Family::of(model);
         let mut out = Self::default();
         if !family.known {
             out.flags.raise(Flag::UnknownModel);
         }
-        let body = std::str::from_utf8(body).ok();
-        let Some(body) = body.and_then(|body| Fields::of(Raw::new(body))) else { return out };
+        if fields.is_empty() {
+            return out;
+        }
         let called = HashMap::new();
         let mut walk = Walk { family, out, called, has_system: false };
-        walk.body(&body);
+        walk.body(fields);
         walk.out
     }
 
@@ -184,7 +192,7 @@ impl<'a> Walk<'a> {
 
     /// A JSON string's text; nothing for any other value.
     fn string(&mut self, raw: Option<Raw<'a>>) {
-        if let Some(raw) = raw.filter(|raw| raw.is_text() && raw.get() != "\"\"") {
+        if let Some(raw) = raw.filter(|raw| raw.is_text() && raw.get() != b"\"\"") {
             self.leaf(Part::Messages, Words::One(raw));
         }
     }
@@ -427,7 +435,7 @@ impl<'a> Walk<'a> {
         let Some(raw) = raw else { return };
         self.string(Some(raw));
         let mut ids = 0;
-        each(raw, |element| match element.get().as_bytes().first() {
+        each(raw, |element| match element.get().first() {
             Some(b'0'..=b'9') => ids += 1,
             Some(b'[') => each(element, |_| ids += 1),
             _ => self.string(Some(element)),
@@ -438,8 +446,8 @@ impl<'a> Walk<'a> {
 
 /// Whether `input` is a list of anything but items: texts to embed.
 fn is_list_of_texts(input: Option<Raw<'_>>) -> bool {
-    let Some(list) = input.and_then(|input| input.get().strip_prefix('[')) else { return false };
-    !matches!(list.trim_start().as_bytes(), [b'{' | b']', ..])
+    let Some(list) = input.and_then(|input| input.get().strip_prefix(b"[")) else { return false };
+    !matches!(list.trim_ascii_start(), [b'{' | b']', ..])
 }
 
 /// Roles that every encoding has one token for.

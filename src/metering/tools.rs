@@ -88,7 +88,7 @@ impl<'a> Types<'a, '_> {
         let schema = if depth > DEEPEST { None } else { Fields::of(schema) };
         let Some(schema) = schema else { return self.out.push_str("any") };
         if let Some(options) = schema.get("enum").filter(Raw::is_array) {
-            return self.union(options, |types, option| types.out.push_str(option.get()));
+            return self.union(options, |types, option| types.out.push_str(&option.written()));
         }
         for several in ["anyOf", "oneOf"] {
             if let Some(options) = schema.get(several).filter(Raw::is_array) {
@@ -147,7 +147,7 @@ impl<'a> Types<'a, '_> {
             self.out.push(',');
             if let Some(default) = shown.get("default") {
                 self.out.push_str(" // default: ");
-                self.out.push_str(&default.text().unwrap_or(default.get().into()));
+                self.out.push_str(&default.text().unwrap_or_else(|| default.written()));
             }
             self.out.push('\n');
         }
@@ -185,7 +185,7 @@ fn line(out: &mut String, value: Raw<'_>, depth: usize) {
         return quoted(out, &text);
     }
     if depth > DEEPEST {
-        return out.push_str(value.get());
+        return out.push_str(&value.written());
     }
     if value.is_array() {
         let mut first = true;
@@ -198,7 +198,7 @@ fn line(out: &mut String, value: Raw<'_>, depth: usize) {
         });
         return out.push(']');
     }
-    let Some(fields) = Fields::of(value) else { return out.push_str(value.get()) };
+    let Some(fields) = Fields::of(value) else { return out.push_str(&value.written()) };
     // A property may be called `title`: then it is a schema, not a text.
     let hidden = |name: &str, value: &Raw<'_>| {
         name == "additionalProperties" || name == "title" && value.is_text()
@@ -226,7 +226,7 @@ mod tests {
     use super::*;
 
     fn raw(text: &str) -> Raw<'_> {
-        Raw::new(text)
+        Raw::new(text.as_bytes())
     }
 
     #[test]

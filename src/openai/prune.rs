@@ -21,7 +21,7 @@ pub fn prune(body: &[u8], pieces: &[String]) -> Option<Bytes> {
     let text = std::str::from_utf8(body).ok()?;
     let walk = Walk(text);
     let mut cuts = Cuts { walk, pieces, made: Vec::new() };
-    for member in object(text)? {
+    for member in object(body)? {
         match walk.part(member.name) {
             "messages" | "input" if walk.part(member.value).starts_with('[') => {
                 cuts.messages(member.value);

@@ -117,7 +117,7 @@ mod tests {
     fn inserted(conversation: &str, body: &str) -> String {
         let insert = Some(Insert { conversation, text: SAYS });
         let raw = Bytes::copy_from_slice(body.as_bytes());
-        let spliced = view(body).splice(&raw, &Patch { insert, ..Patch::default() });
+        let spliced = view(body).splice(&raw, &Patch { insert, ..Patch::default() }).into_bytes();
         let text = String::from_utf8(spliced.to_vec()).unwrap();
         serde_json::from_str::<Value>(&text).unwrap();
         text
@@ -166,7 +166,7 @@ mod tests {
         let body = r#"{"stream":true,"model":"a","input":"hi"}"#;
         let insert = Some(Insert { conversation: "input", text: "x" });
         let patch = Patch { model: Some("b"), ask_usage: true, insert, ..Patch::default() };
-        let spliced = view(body).splice(&Bytes::from_static(body.as_bytes()), &patch);
+        let spliced = view(body).splice(&Bytes::from_static(body.as_bytes()), &patch).into_bytes();
         let expected = r#"{"stream":true,"model":"b","input":[{"role":"system","content":"x"},{"role":"user","content":"hi"}],"stream_options":{"include_usage":true}}"#;
         assert_eq!(spliced, expected);
     }
@@ -177,7 +177,7 @@ mod tests {
         let set = serde_json::value::to_raw_value("x").unwrap();
         let insert = Some(Insert { conversation: "messages", text: "x" });
         let patch = Patch { insert, set: &[("messages", &set)], ..Patch::default() };
-        let spliced = view(body).splice(&Bytes::from_static(body.as_bytes()), &patch);
+        let spliced = view(body).splice(&Bytes::from_static(body.as_bytes()), &patch).into_bytes();
         assert_eq!(spliced, r#"{"messages":"x"}"#);
     }
 
@@ -224,7 +224,7 @@ mod tests {
         let body = Bytes::from_static(br#"{"messages":[{"role":"assistant","content":"a"}]}"#);
         let insert = Some(Insert { conversation: "messages", text: "x" });
         let view = RequestView::parse_model_optional(&body).unwrap();
-        let spliced = view.splice(&body, &Patch { insert, ..Patch::default() });
+        let spliced = view.splice(&body, &Patch { insert, ..Patch::default() }).into_bytes();
         assert_eq!(spliced.as_ptr(), body.as_ptr());
     }
 }

@@ -7,6 +7,7 @@ use crate::openai::scan::{self, Fault, MAX_MEMBERS, Member, Members, Span};
 use crate::openai::unescape::{unescape, unescape_text};
 
 pub use crate::openai::splice::Patch;
+pub use crate::openai::splice::Spliced;
 
 /// What a request's `stream_options` says about the usage event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +110,11 @@ impl RequestView {
     /// Whether the client itself asked for the usage event.
     pub fn client_wants_usage(&self) -> bool {
         self.usage.state == StreamOptions::UsageOn
+    }
+
+    /// Where the top-level fields stand, in the order written.
+    pub(crate) fn members(&self) -> &[Member] {
+        &self.members
     }
 
     /// The JSON text of a top-level field. Takes time with the number of fields.

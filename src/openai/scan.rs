@@ -82,17 +82,17 @@ pub(super) fn members_with(text: &[u8], inner: &[u8]) -> Result<(Members, Option
 
 /// The members of the object that `text` is, however many; None for anything else. For a part of
 /// a text that is scanned as a whole elsewhere: bytes outside of ASCII are not looked at.
-pub(crate) fn object(text: &str) -> Option<Vec<Member>> {
-    let mut scan = Scanner { most: usize::MAX, ..Scanner::new(text.as_bytes()) };
+pub(crate) fn object(text: &[u8]) -> Option<Vec<Member>> {
+    let mut scan = Scanner { most: usize::MAX, ..Scanner::new(text) };
     let (members, _) = scan.object(b"").ok()?;
     scan.next().is_none().then_some(members.list)
 }
 
 /// Shows where each element of an array stands, in the order written, up to the first fault;
 /// nothing for any other value. For parts of a text, as [`object`] is.
-pub(crate) fn each(text: &str, mut look: impl FnMut(Span)) {
+pub(crate) fn each(text: &[u8], mut look: impl FnMut(Span)) {
     // What was seen until a fault stays seen.
-    let _ = Scanner::new(text.as_bytes()).array(|scan| {
+    let _ = Scanner::new(text).array(|scan| {
         let start = scan.at;
         scan.value()?;
         look(Span { start, end: scan.at });
@@ -101,8 +101,8 @@ pub(crate) fn each(text: &str, mut look: impl FnMut(Span)) {
 }
 
 /// Shows the members of each element that is an object, in one pass; otherwise as [`each`].
-pub(crate) fn each_object(text: &str, mut look: impl FnMut(Vec<Member>)) {
-    let mut scan = Scanner { most: usize::MAX, ..Scanner::new(text.as_bytes()) };
+pub(crate) fn each_object(text: &[u8], mut look: impl FnMut(Vec<Member>)) {
+    let mut scan = Scanner { most: usize::MAX, ..Scanner::new(text) };
     let _ = scan.array(|scan| {
         if scan.peek() != Some(b'{') {
             return scan.value();
@@ -382,11 +382,14 @@ impl Nest {
 
 const ONES: u64 = 0x0101_0101_0101_0101;
 const HIGHS: u64 = 0x8080_8080_8080_8080;
+/// Bytes of a vector that every 64-bit x86 and Arm has, and bytes that are judged at once.
+const LANES: usize = 16;
+const BLOCK: usize = 64;
 
 /// How many bytes at the head of `text` stand for themselves in a string: up to `"`, `\` or a
 /// control character. `high` collects the bytes that were looked at.
 ///
-/// Most strings are short: one word first, in place, then two more, and blocks of 32 bytes, in a form
+/// Most strings are short: one word first, in place, then two more, and blocks of 64 bytes, in a form
 /// that the compiler turns into vector instructions, only behind them.
 #[inline]
 pub(super) fn plain(text: &[u8], high: &mut u64) -> usize {
@@ -404,20 +407,26 @@ fn long_plain(text: &[u8], high: &mut u64) -> usize {
     if let Some(stop) = first_stop(head, high) {
         return stop;
     }
-    let (blocks, _) = rest.as_chunks::<32>();
-    let whole = 32 * blocks.iter().take_while(|block| is_plain(block, high)).count();
+    let mut seen = [0; LANES];
+    let (blocks, _) = rest.as_chunks::<BLOCK>();
+    let whole = BLOCK * blocks.iter().take_while(|block| is_plain(block, &mut seen)).count();
+    seen.as_chunks().0.iter().for_each(|lanes| *high |= u64::from_le_bytes(*lanes));
     let tail = rest.get(whole..).unwrap_or_default();
     head.len() + whole + first_stop(tail, high).unwrap_or(tail.len())
 }
 
-fn is_plain(block: &[u8; 32], high: &mut u64) -> bool {
-    let (mut stop, mut seen) = (0, 0);
-    for byte in block {
-        stop |= u8::from(ends_run(*byte));
-        seen |= byte;
+/// Whether nothing in a block ends a run. Lane by lane, so that only the last step, once for a block,
+/// goes across the lanes of a vector.
+fn is_plain(block: &[u8; BLOCK], seen: &mut [u8; LANES]) -> bool {
+    let mut stops = [0_u8; LANES];
+    let (rows, _) = block.as_chunks::<LANES>();
+    for row in rows {
+        for ((stop, seen), byte) in stops.iter_mut().zip(seen.iter_mut()).zip(row) {
+            *stop |= if ends_run(*byte) { u8::MAX } else { 0 };
+            *seen |= byte;
+        }
     }
-    *high |= u64::from(seen);
-    stop == 0
+    u128::from_le_bytes(stops) == 0
 }
 
 fn ends_run(byte: u8) -> bool {

@@ -22,6 +22,37 @@ pub struct Patch<'a> {
     pub insert: Option<Insert<'a>>,
 }
 
+/// A body that is passed on: its pieces, one behind the other. Of a long one only what is new is written;
+/// the rest is the client's own bytes.
+#[derive(Clone, Debug)]
+pub struct Spliced {
+    /// The beginning, in most cases all of it.
+    pub first: Bytes,
+    /// What follows.
+    pub rest: Vec<Bytes>,
+}
+
+impl Spliced {
+    /// All of it in one buffer.
+    pub fn into_bytes(self) -> Bytes {
+        if self.rest.is_empty() {
+            return self.first;
+        }
+        let mut whole = self.first.to_vec();
+        self.rest.iter().for_each(|piece| whole.extend_from_slice(piece));
+        Bytes::from(whole)
+    }
+}
+
+impl From<Bytes> for Spliced {
+    fn from(first: Bytes) -> Self {
+        Self { first, rest: Vec::new() }
+    }
+}
+
+/// Bodies up to this length are copied: that costs less than pieces that are sent one by one.
+const COPIED: usize = 16 << 10;
+
 /// What stands around a message's role and its text.
 const MESSAGE: [&str; 3] = [r#"{"role":""#, r#"","content":"#, "}"];
 
@@ -45,9 +76,9 @@ pub(super) enum Text<'a> {
 }
 
 impl RequestView {
-    /// The body with the patch written into it, in one new buffer; all other bytes are the same.
-    /// When nothing changes it is `body` itself.
-    pub fn splice(&self, body: &Bytes, patch: &Patch<'_>) -> Bytes {
+    /// The body with the patch written into it; all other bytes are the same. When nothing changes
+    /// it is `body` itself.
+    pub fn splice(&self, body: &Bytes, patch: &Patch<'_>) -> Spliced {
         let set = |name| patch.set.iter().any(|(set, _)| *set == name);
         let ask = patch.ask_usage && !self.client_wants_usage() && !set("stream_options");
         let usage = ask.then_some(Edit { span: self.usage.span, text: Text::Raw(self.usage.text) });
@@ -56,16 +87,16 @@ impl RequestView {
         // Without anything else no list is needed: these are nearly all requests.
         let few = patch.set.is_empty() && insert.is_none();
         match (model, usage) {
-            (None, None) if few => body.clone(),
-            (Some(one), None) | (None, Some(one)) if few => apply(body, &mut [one]),
-            (Some(one), Some(other)) if few => apply(body, &mut [one, other]),
+            (None, None) if few => body.clone().into(),
+            (Some(one), None) | (None, Some(one)) if few => written(body, &mut [one]),
+            (Some(one), Some(other)) if few => written(body, &mut [one, other]),
             _ => {
                 let insertion = insert.map(|insert| self.insertion(body, insert));
                 // First: what ends a conversation stands before a member that follows it.
                 let mut edits = insertion.unwrap_or_default();
                 edits.extend(model.into_iter().chain(usage));
                 edits.extend(self.field_edits(body, patch));
-                if edits.is_empty() { body.clone() } else { apply(body, &mut edits) }
+                if edits.is_empty() { body.clone().into() } else { written(body, &mut edits) }
             }
         }
     }
@@ -93,6 +124,34 @@ impl RequestView {
             (!same).then_some(Edit { span: member.value, text: Text::Raw(value.get()) })
         })
     }
+}
+
+/// Writes the edits, which must not overlap, into `body`.
+fn written(body: &Bytes, edits: &mut [Edit<'_>]) -> Spliced {
+    if body.len() <= COPIED { apply(body, edits).into() } else { pieces(body, edits) }
+}
+
+/// Writes the edits, and leaves what stands between them where it is.
+fn pieces(body: &Bytes, edits: &mut [Edit<'_>]) -> Spliced {
+    edits.sort_by_key(|edit| edit.span.start);
+    let mut all = Vec::with_capacity(2 * edits.len() + 1);
+    let (mut from, mut new) = (0, Vec::new());
+    let mut keep = |kept: &[u8], new: &mut Vec<u8>| {
+        if kept.is_empty() {
+            return;
+        }
+        all.extend((!new.is_empty()).then(|| Bytes::from(std::mem::take(new))));
+        all.push(body.slice_ref(kept));
+    };
+    for edit in edits {
+        keep(body.get(from..edit.span.start).unwrap_or_default(), &mut new);
+        edit.text.write(&mut new);
+        from = edit.span.end;
+    }
+    keep(body.get(from..).unwrap_or_default(), &mut new);
+    all.extend((!new.is_empty()).then(|| Bytes::from(new)));
+    let mut all = all.into_iter();
+    Spliced { first: all.next().unwrap_or_default(), rest: all.collect() }
 }
 
 /// Writes the edits, which must not overlap, into a copy of `body` of exactly the right size.
@@ -168,10 +227,20 @@ mod tests {
 
     use super::*;
 
+    /// Spliced as it is, and as a long body, which is passed on in pieces.
     fn spliced(body: &str, patch: &Patch<'_>) -> String {
-        let body = Bytes::copy_from_slice(body.as_bytes());
-        let view = RequestView::parse(&body).unwrap();
-        String::from_utf8(view.splice(&body, patch).to_vec()).unwrap()
+        let view = RequestView::parse(body.as_bytes()).unwrap();
+        let short = view.splice(&Bytes::copy_from_slice(body.as_bytes()), patch);
+        assert!(short.rest.is_empty());
+        let padding = " ".repeat(COPIED);
+        let long = Bytes::from(format!("{body}{padding}"));
+        let pieces = view.splice(&long, patch);
+        assert!(!pieces.first.is_empty() && pieces.rest.iter().all(|piece| !piece.is_empty()));
+        let end = pieces.rest.last().unwrap_or(&pieces.first).as_ptr_range().end;
+        assert_eq!(end, long.as_ptr_range().end, "what does not change is not copied");
+        let text = String::from_utf8(short.into_bytes().to_vec()).unwrap();
+        assert_eq!(pieces.into_bytes(), format!("{text}{padding}"));
+        text
     }
 
     const USAGE: Patch<'static> = Patch { model: None, ask_usage: true, set: &[], insert: None };
@@ -217,7 +286,7 @@ mod tests {
             Patch { model: Some("m"), ask_usage: true, ..Patch::default() },
             Patch { model: Some("m"), ask_usage: true, set: &[("n", &one)], insert: None },
         ] {
-            assert_eq!(view.splice(&body, &patch).as_ptr(), body.as_ptr());
+            assert_eq!(view.splice(&body, &patch).first.as_ptr(), body.as_ptr());
         }
     }
 

@@ -20,7 +20,7 @@ impl<'a> Walk<'a> {
     /// The members of the object at a place; none where there is no object.
     pub(super) fn members(self, span: Span) -> Vec<Member> {
         let moved = |of: Span| Span { start: of.start + span.start, end: of.end + span.start };
-        let members = object(self.part(span)).unwrap_or_default().into_iter();
+        let members = object(self.part(span).as_bytes()).unwrap_or_default().into_iter();
         members
             .map(|member| Member { name: moved(member.name), value: moved(member.value), ..member })
             .collect()
@@ -29,7 +29,7 @@ impl<'a> Walk<'a> {
     /// The elements of the array at a place; none where there is no array.
     pub(super) fn elements(self, span: Span) -> Vec<Span> {
         let mut all = Vec::new();
-        each(self.part(span), |at| {
+        each(self.part(span).as_bytes(), |at| {
             all.push(Span { start: at.start + span.start, end: at.end + span.start });
         });
         all

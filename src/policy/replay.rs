@@ -418,7 +418,7 @@ fn decide(policy: &Policy, call: &Recorded) -> Option<Decision> {
         _ => RequestView::parse(body),
     };
     let view = view.ok()?;
-    let prompt = LazyPrompt::new(policy.encoding_of(view.model()), view.model(), body);
+    let prompt = LazyPrompt::of_request(policy.encoding_of(view.model()), &view, body);
     if let Some(tokens) = tokens(call) {
         prompt.supply(tokens);
     }

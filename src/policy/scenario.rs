@@ -124,7 +124,7 @@ impl Scenario {
         }
         let model = view.model();
         let encoding = policy.encoding_of(model);
-        let prompt = LazyPrompt::new(encoding, model, &self.body);
+        let prompt = LazyPrompt::of_request(encoding, &view, &self.body);
         if let Some(tokens) = self.tokens {
             prompt.supply(tokens);
         }

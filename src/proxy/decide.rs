@@ -156,7 +156,7 @@ fn choose(
     let view = LiveView::new(&gateway.live, &gateway.upstreams, &policy);
     let noted = Noted::of(&view);
     let model = asked.view.model();
-    let prompt = LazyPrompt::new(policy.encoding_of(model), model, asked.body);
+    let prompt = LazyPrompt::of_request(policy.encoding_of(model), asked.view, asked.body);
     if let Some(tokens) = tokens {
         prompt.supply(tokens);
     }

@@ -42,6 +42,7 @@ use crate::openai::error::ApiError;
 use crate::openai::question::Insert;
 use crate::openai::request::Patch;
 use crate::openai::request::RequestView;
+use crate::openai::request::Spliced;
 
 use crate::policy::OnDisconnect;
 use crate::policy::PolicyHandle;
@@ -292,14 +293,16 @@ impl Gateway {
                 pruned.for_target(target).map_or((view, raw), |(view, raw)| (view, raw));
             let model =
                 (*target.upstream_model != *view.model()).then_some(&*target.upstream_model);
-            view.splice(raw, &Patch { model, ask_usage: asks_usage, set: &set, insert })
+            let patch = Patch { model, ask_usage: asks_usage, set: &set, insert };
+            let Spliced { first, rest } = view.splice(raw, &patch);
+            OutBody::pieces(first, rest)
         };
         let outgoing = |target: &Target| {
             let mut headers = head::for_upstream(&head.headers);
             headers.remove(header::CONTENT_LENGTH);
             head::readable(&mut headers, view.stream());
             auth::credential(&mut headers, &client, &target.upstream);
-            outgoing(head, path, headers, OutBody::whole(body(target)))
+            outgoing(head, path, headers, body(target))
         };
         let (upstreams, metrics) = (&self.upstreams, &self.metrics);
         let started = call.started;

@@ -22,8 +22,8 @@ pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A request's body: held in memory, or passed on while it is read.
 pub enum OutBody {
-    /// The whole body; can be sent again.
-    Whole(Option<Bytes>),
+    /// The whole body in its pieces, the first and the others; can be sent again.
+    Whole(Bytes, std::vec::IntoIter<Bytes>),
     /// Passed on as it comes; sent once.
     Stream {
         /// The client's body.
@@ -36,7 +36,7 @@ pub enum OutBody {
 impl std::fmt::Debug for OutBody {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Whole(bytes) => write!(f, "Whole({})", bytes.as_ref().map_or(0, Bytes::len)),
+            Self::Whole(..) => write!(f, "Whole({:?})", self.size_hint().exact()),
             Self::Stream { .. } => f.write_str("Stream"),
         }
     }
@@ -76,7 +76,12 @@ impl Progress {
 impl OutBody {
     /// A body in memory.
     pub fn whole(bytes: Bytes) -> Self {
-        Self::Whole((!bytes.is_empty()).then_some(bytes))
+        Self::pieces(bytes, Vec::new())
+    }
+
+    /// A body in memory that is in several pieces, none of them empty unless it is the only one.
+    pub fn pieces(first: Bytes, rest: Vec<Bytes>) -> Self {
+        Self::Whole(first, rest.into_iter())
     }
 
     /// A body that is passed on while it is read.
@@ -88,19 +93,19 @@ impl OutBody {
 
     /// Whether it can be sent twice.
     pub fn replayable(&self) -> bool {
-        matches!(self, Self::Whole(_))
+        matches!(self, Self::Whole(..))
     }
 
     pub(super) fn try_clone(&self) -> Option<Self> {
         match self {
-            Self::Whole(bytes) => Some(Self::Whole(bytes.clone())),
+            Self::Whole(first, rest) => Some(Self::Whole(first.clone(), rest.clone())),
             Self::Stream { .. } => None,
         }
     }
 
     pub(super) fn progress(&self) -> Progress {
         match self {
-            Self::Whole(_) => Progress(None),
+            Self::Whole(..) => Progress(None),
             Self::Stream { upload, .. } => Progress(Some(Arc::clone(upload))),
         }
     }
@@ -115,7 +120,10 @@ impl Body for OutBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
-            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Whole(first, rest) => {
+                let piece = std::mem::replace(first, rest.next().unwrap_or_default());
+                Poll::Ready((!piece.is_empty()).then(|| Ok(Frame::data(piece))))
+            }
             Self::Stream { inner, upload } => {
                 let frame = inner.as_mut().poll_frame(cx);
                 upload.waits_for_client.store(frame.is_pending(), Ordering::Relaxed);
@@ -130,15 +138,15 @@ impl Body for OutBody {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Whole(bytes) => bytes.is_none(),
+            Self::Whole(first, _) => first.is_empty(),
             Self::Stream { inner, .. } => inner.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Whole(bytes) => {
-                let len = bytes.as_ref().map_or(0, Bytes::len);
+            Self::Whole(first, rest) => {
+                let len = first.len() + rest.as_slice().iter().map(Bytes::len).sum::<usize>();
                 SizeHint::with_exact(u64::try_from(len).unwrap_or(u64::MAX))
             }
             Self::Stream { inner, .. } => inner.size_hint(),
