@@ -13,6 +13,7 @@ use serde::Serializer;
 /// Decimals that are kept: picodollars.
 const SCALE: u32 = 12;
 const PICODOLLARS_PER_DOLLAR: i128 = 10_i128.pow(SCALE);
+const PICODOLLARS: u64 = 10_u64.pow(SCALE);
 /// A decimal text longer than this is no amount that anybody means.
 const LONGEST_TEXT: usize = 64;
 
@@ -151,28 +152,79 @@ fn scaled(digits: i128, exponent: i32) -> Result<i128, MoneyError> {
 impl fmt::Display for Usd {
     /// A decimal without an exponent and without trailing zeros: `0`, `12`, `0.0033475`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = self.text();
+        let (sign, digits) = match text.as_str().strip_prefix('-') {
+            Some(digits) => (false, digits),
+            None => (true, text.as_str()),
+        };
+        f.pad_integral(sign, "", digits)
+    }
+}
+
+/// An amount as text, without memory of its own on the heap.
+#[derive(Clone, Copy, Debug)]
+pub struct UsdText {
+    bytes: [u8; LONGEST_TEXT],
+    from: usize,
+    to: usize,
+}
+
+impl UsdText {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        let bytes = self.bytes.get(self.from..self.to);
+        bytes.and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default()
+    }
+
+    /// Writes a byte before all others.
+    fn push_front(&mut self, byte: u8) {
+        self.from = self.from.saturating_sub(1);
+        if let Some(place) = self.bytes.get_mut(self.from) {
+            *place = byte;
+        }
+    }
+}
+
+impl Usd {
+    /// The amount as [`Display`](fmt::Display) writes it. By hand and from the last digit: this is written
+    /// for every call twice.
+    pub fn text(self) -> UsdText {
+        let mut text =
+            UsdText { bytes: [b'0'; LONGEST_TEXT], from: LONGEST_TEXT, to: LONGEST_TEXT };
         let amount = self.0.unsigned_abs();
         let unit = PICODOLLARS_PER_DOLLAR.unsigned_abs();
-        // Written for every call twice: by hand, the general machinery takes ten times as long.
-        let mut whole = itoa::Buffer::new();
-        let whole = whole.format(amount / unit).as_bytes();
-        let mut decimals = *b".000000000000";
-        let mut rest = u64::try_from(amount % unit).unwrap_or_default();
-        for digit in decimals.iter_mut().skip(1).rev() {
-            *digit = b'0' + u8::try_from(rest % 10).unwrap_or_default();
-            rest /= 10;
+        // Nearly every amount fits a word, and is divided ten times as fast.
+        let (mut whole, mut decimals) = match u64::try_from(amount) {
+            Ok(small) => (u128::from(small / PICODOLLARS), small % PICODOLLARS),
+            Err(_) => (amount / unit, u64::try_from(amount % unit).unwrap_or_default()),
+        };
+        if decimals > 0 {
+            let mut left = SCALE;
+            while decimals % 10 == 0 {
+                decimals /= 10;
+                left -= 1;
+            }
+            for _ in 0..left {
+                text.push_front(digit(decimals % 10));
+                decimals /= 10;
+            }
+            text.push_front(b'.');
         }
-        let zeros = decimals.iter().rev().take_while(|digit| **digit == b'0').count();
-        let kept = decimals.get(..decimals.len() - zeros).unwrap_or_default();
-        let kept = if kept == b"." { b"" } else { kept };
-        let mut text = [0; 64];
-        let length = whole.len() + kept.len();
-        let bytes = whole.iter().chain(kept);
-        text.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
-        let text = text.get(..length).and_then(|text| std::str::from_utf8(text).ok());
-        let text = text.unwrap_or_default();
-        f.pad_integral(self.0 >= 0, "", text)
+        while let Err(_) | Ok(10..) = u64::try_from(whole) {
+            text.push_front(digit(u64::try_from(whole % 10).unwrap_or_default()));
+            whole /= 10;
+        }
+        text.push_front(digit(u64::try_from(whole).unwrap_or_default()));
+        if self.0 < 0 {
+            text.push_front(b'-');
+        }
+        text
     }
+}
+
+/// The digit of a number below 10.
+fn digit(value: u64) -> u8 {
+    b'0' + u8::try_from(value).unwrap_or_default()
 }
 
 impl Serialize for Usd {
@@ -220,9 +272,14 @@ mod tests {
 
     #[test]
     fn an_amount_reads_and_prints_exactly() {
-        for text in ["0", "12", "0.0033475", "0.000000000001", "1234567890.123456789012", "-0.5"] {
+        for text in
+            ["0", "12", "0.0033475", "0.000000000001", "1234567890.123456789012", "-0.5", "20"]
+        {
             assert_eq!(usd(text).to_string(), text);
         }
+        assert_eq!(format!("{:>6}|{:<4}|", usd("-0.5"), usd("7")), "  -0.5|7   |");
+        let most = Usd::from_picodollars(i128::MIN);
+        assert_eq!(most.to_string(), "-170141183460469231731687303.715884105728");
         assert_eq!(usd("10.500").to_string(), "10.5");
         assert_eq!(usd("3e-05").to_string(), "0.00003");
         assert_eq!(usd("1.5E2").to_string(), "150");

@@ -36,7 +36,7 @@ impl AnswerFacts {
         let mut facts = Self::default();
         let mut status = None;
         let (mut is_response, mut searches) = (false, 0);
-        let (members, usage) = scan::members_with(body, b"usage").ok()?;
+        let (members, usage) = scan::answer_with(body, b"usage").ok()?;
         facts.usage = usage.and_then(|usage| Usage::from_members(body, &usage));
         for member in members.list {
             let value = member.value.of(body);

@@ -57,12 +57,19 @@ pub(super) struct Fault {
 
 /// Scans a text that must be one JSON object and nothing else.
 pub(super) fn members(text: &[u8]) -> Result<Members, Fault> {
-    members_with(text, b"").map(|(members, _)| members)
+    whole(Scanner::new(text), b"").map(|(members, _)| members)
 }
 
-/// The same, and in the same pass the members of the one called `inner`, where that is an object.
-pub(super) fn members_with(text: &[u8], inner: &[u8]) -> Result<(Members, Option<Members>), Fault> {
-    let mut scan = Scanner::new(text);
+/// Scans an answer, and in the same pass the members of the one called `inner`, where that is an object.
+///
+/// Of the values only those of `inner` are judged: nobody is told what is wrong with an answer, and its
+/// client reads it, too.
+pub(super) fn answer_with(text: &[u8], inner: &[u8]) -> Result<(Members, Option<Members>), Fault> {
+    whole(Scanner { trusts: true, ..Scanner::new(text) }, inner)
+}
+
+fn whole(mut scan: Scanner<'_>, inner: &[u8]) -> Result<(Members, Option<Members>), Fault> {
+    let text = scan.text;
     if text.starts_with(b"\xEF\xBB\xBF") {
         return Err(scan.fault("a byte order mark (BOM) is not allowed"));
     }
@@ -117,13 +124,15 @@ struct Scanner<'a> {
     at: usize,
     /// Most members of an object that is listed.
     most: usize,
+    /// Whether the values of the outermost object are passed over without judging them.
+    trusts: bool,
     /// All bytes of strings OR'ed together, eight lanes wide.
     high: u64,
 }
 
 impl<'a> Scanner<'a> {
     fn new(text: &'a [u8]) -> Self {
-        Self { text, at: 0, most: MAX_MEMBERS, high: 0 }
+        Self { text, at: 0, most: MAX_MEMBERS, trusts: false, high: 0 }
     }
 
     fn fault(&self, what: &'static str) -> Fault {
@@ -168,7 +177,11 @@ impl<'a> Scanner<'a> {
             self.next();
             let start = self.at;
             if self.peek() == Some(b'{') && !inner.is_empty() && name.of(self.text) == inner {
+                let trusts = std::mem::take(&mut self.trusts);
                 nested = Some(self.object(b"")?.0);
+                self.trusts = trusts;
+            } else if self.trusts {
+                self.pass()?;
             } else {
                 self.value()?;
             }
@@ -220,6 +233,56 @@ impl<'a> Scanner<'a> {
             return Err(self.fault("expected `:`"));
         }
         Ok((name, escaped))
+    }
+
+    /// Passes over one value by its brackets and quotes alone.
+    fn pass(&mut self) -> Result<(), Fault> {
+        let mut depth = 0_usize;
+        loop {
+            match self.peek() {
+                Some(b'"') => self.pass_string()?,
+                Some(b'{' | b'[') => {
+                    depth += 1;
+                    self.at += 1;
+                    continue;
+                }
+                Some(b'}' | b']') if depth > 0 => {
+                    depth -= 1;
+                    self.at += 1;
+                }
+                Some(b',' | b':' | b' ' | b'\t' | b'\n' | b'\r') if depth > 0 => {
+                    self.at += 1;
+                    continue;
+                }
+                Some(b'-' | b'0'..=b'9' | b'a'..=b'z') => self.pass_word(),
+                _ => return Err(self.fault("expected a value")),
+            }
+            if depth == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// A number or a literal, as far as its letters and digits go.
+    fn pass_word(&mut self) {
+        let rest = self.text.get(self.at..).unwrap_or_default();
+        let part = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'+' | b'.');
+        self.at += rest.iter().take_while(|byte| part(byte)).count();
+    }
+
+    /// A string from its opening to its closing quote, whatever stands between.
+    fn pass_string(&mut self) -> Result<(), Fault> {
+        self.at += 1;
+        loop {
+            self.at += quiet(self.text.get(self.at..).unwrap_or_default());
+            match self.peek() {
+                Some(b'"') => break,
+                Some(_) => self.at += 2,
+                None => return Err(self.fault("expected `\"` to end the string")),
+            }
+        }
+        self.at += 1;
+        Ok(())
     }
 
     /// One value of the outermost object, with all that it contains.
@@ -382,15 +445,16 @@ impl Nest {
 
 const ONES: u64 = 0x0101_0101_0101_0101;
 const HIGHS: u64 = 0x8080_8080_8080_8080;
-/// Bytes of a vector that every 64-bit x86 and Arm has, and bytes that are judged at once.
-const LANES: usize = 16;
-const BLOCK: usize = 64;
+const QUOTES: u64 = ONES * 0x22;
+const SLASHES: u64 = ONES * 0x5C;
+/// Bytes of a long string that are looked through twice: they stay in the nearest cache.
+const BLOCK: usize = 4096;
 
 /// How many bytes at the head of `text` stand for themselves in a string: up to `"`, `\` or a
 /// control character. `high` collects the bytes that were looked at.
 ///
-/// Most strings are short: one word first, in place, then two more, and blocks of 64 bytes, in a form
-/// that the compiler turns into vector instructions, only behind them.
+/// Most strings are short: one word first, in place, then two more; only what is longer is worth starting
+/// vector instructions for.
 #[inline]
 pub(super) fn plain(text: &[u8], high: &mut u64) -> usize {
     let Some((first, rest)) = text.split_first_chunk::<8>() else {
@@ -407,26 +471,41 @@ fn long_plain(text: &[u8], high: &mut u64) -> usize {
     if let Some(stop) = first_stop(head, high) {
         return stop;
     }
-    let mut seen = [0; LANES];
-    let (blocks, _) = rest.as_chunks::<BLOCK>();
-    let whole = BLOCK * blocks.iter().take_while(|block| is_plain(block, &mut seen)).count();
-    seen.as_chunks().0.iter().for_each(|lanes| *high |= u64::from_le_bytes(*lanes));
-    let tail = rest.get(whole..).unwrap_or_default();
-    head.len() + whole + first_stop(tail, high).unwrap_or(tail.len())
-}
-
-/// Whether nothing in a block ends a run. Lane by lane, so that only the last step, once for a block,
-/// goes across the lanes of a vector.
-fn is_plain(block: &[u8; BLOCK], seen: &mut [u8; LANES]) -> bool {
-    let mut stops = [0_u8; LANES];
-    let (rows, _) = block.as_chunks::<LANES>();
-    for row in rows {
-        for ((stop, seen), byte) in stops.iter_mut().zip(seen.iter_mut()).zip(row) {
-            *stop |= if ends_run(*byte) { u8::MAX } else { 0 };
-            *seen |= byte;
+    let mut plain = head.len();
+    for block in rest.chunks(BLOCK) {
+        let stop = memchr::memchr2(b'"', b'\\', block);
+        let run = block.get(..stop.unwrap_or(BLOCK)).unwrap_or(block);
+        // Both at once in a form that the compiler turns into vector instructions.
+        let least_and_all = |(least, all): (u8, u8), byte: &u8| (least.min(*byte), all | byte);
+        let (least, all) = run.iter().fold((u8::MAX, 0), least_and_all);
+        *high |= u64::from(all);
+        if least < 0x20 {
+            return plain + run.iter().position(|byte| *byte < 0x20).unwrap_or(run.len());
+        }
+        plain += run.len();
+        if stop.is_some() {
+            break;
         }
     }
-    u128::from_le_bytes(stops) == 0
+    plain
+}
+
+/// How many bytes at the head of `text` are neither `"` nor `\`. Short strings first, as in [`plain`].
+fn quiet(text: &[u8]) -> usize {
+    let (head, rest) = text.split_at_checked(24).unwrap_or((text, &[]));
+    let (words, tail) = head.as_chunks::<8>();
+    for (index, word) in words.iter().enumerate() {
+        let word = u64::from_le_bytes(*word);
+        let stops = (has_zero(word ^ QUOTES) | has_zero(word ^ SLASHES)) & HIGHS;
+        if stops != 0 {
+            return 8 * index + stops.trailing_zeros() as usize / 8;
+        }
+    }
+    let tail_at = head.len() - tail.len();
+    match tail.iter().position(|byte| matches!(byte, b'"' | b'\\')) {
+        Some(at) => tail_at + at,
+        None => head.len() + memchr::memchr2(b'"', b'\\', rest).unwrap_or(rest.len()),
+    }
 }
 
 fn ends_run(byte: u8) -> bool {
@@ -455,11 +534,13 @@ fn stop_in(word: [u8; 8], high: &mut u64) -> Option<usize> {
 /// The high bit of each byte that ends a run. A borrow can set bits above a true one, never below
 /// the first: only the lowest bit may be believed.
 fn stops(word: u64) -> u64 {
-    let quote = word ^ (ONES * 0x22);
-    let slash = word ^ (ONES * 0x5C);
-    let zero_in = |lanes: u64| lanes.wrapping_sub(ONES) & !lanes;
     let control = word.wrapping_sub(ONES * 0x20) & !word;
-    (zero_in(quote) | zero_in(slash) | control) & HIGHS
+    (has_zero(word ^ QUOTES) | has_zero(word ^ SLASHES) | control) & HIGHS
+}
+
+/// The high bit of each byte that is 0, with the same reservation; the other bits say nothing.
+fn has_zero(lanes: u64) -> u64 {
+    lanes.wrapping_sub(ONES) & !lanes
 }
 
 #[cfg(test)]

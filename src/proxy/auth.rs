@@ -207,9 +207,13 @@ pub(super) fn check_key(client: &Client, upstream: &Upstream) -> Result<(), Outs
 
 /// Refuses a model that the policy or the catalogue knows and the key does not allow. Other names,
 /// such as `auto`, are judged by the model that they lead to.
-pub(super) fn check_asked(client: &Client, model: &str, known: bool) -> Result<(), ApiError> {
+pub(super) fn check_asked(
+    client: &Client,
+    model: &str,
+    known: impl FnOnce() -> bool,
+) -> Result<(), ApiError> {
     match client.restricted() {
-        Some(grant) if known && !grant.allows(model) => Err(error::model_not_allowed(model)),
+        Some(grant) if known() && !grant.allows(model) => Err(error::model_not_allowed(model)),
         _ => Ok(()),
     }
 }

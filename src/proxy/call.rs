@@ -290,7 +290,7 @@ impl Call {
         self.bill_reported();
         let Some(bill) = &self.bill else { return };
         if let Some(cost) = &bill.cost {
-            set(headers, COST, &cost.to_string());
+            set(headers, COST, cost.text().as_str());
         }
         headers.insert(COST_STATUS, HeaderValue::from_static(bill.status.as_str()));
     }

@@ -26,6 +26,10 @@ const HOP_BY_HOP: [HeaderName; 8] = [
     HeaderName::from_static("keep-alive"),
 ];
 
+/// Room for a request's headers. The HTTP engine uses their memory for the answer's, which has this many with
+/// the gateway's own.
+const ROOM: usize = 24;
+
 /// Refuses heads that different servers read differently.
 pub(super) fn check(head: &Parts) -> Result<(), ApiError> {
     if head.extensions.get::<FramingFault>().is_some() {
@@ -56,6 +60,9 @@ pub(super) fn check(head: &Parts) -> Result<(), ApiError> {
 
 /// Whether a path goes up, however it is written: servers decode it at different times.
 fn climbs(path: &str) -> bool {
+    if memchr::memchr3(b'.', b'%', b'\\', path.as_bytes()).is_none() {
+        return false;
+    }
     let dots = |path: &str| path.split(['/', '\\']).any(|part| matches!(part, "." | ".."));
     if path.contains('\\') || dots(path) {
         return true;
@@ -84,7 +91,7 @@ pub(super) fn wants_websocket(headers: &HeaderMap) -> bool {
 /// out, everything else untouched.
 pub(super) fn for_upstream(given: &HeaderMap) -> HeaderMap {
     let nominated = nominated(given);
-    let mut headers = HeaderMap::with_capacity(given.keys_len() + 2);
+    let mut headers = HeaderMap::with_capacity(given.keys_len().max(ROOM));
     for (name, value) in given {
         let stays = is_hop_by_hop(name)
             || name == header::HOST

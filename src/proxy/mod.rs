@@ -231,7 +231,7 @@ impl Gateway {
             _ => RequestView::parse(&raw)?,
         };
         let asked = Asked { headers: &head.headers, view: &view, body: &raw };
-        auth::check_asked(&call.client, view.model(), call.policy.knows_model(view.model()))?;
+        auth::check_asked(&call.client, view.model(), || call.policy.knows_model(view.model()))?;
         let mut decision = decide(self, &asked, call).await?;
         auth::check_route(&call.client, &mut decision.route)?;
         let draw = call.id.into_bytes();

@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::field;
 use crate::limits::Permit;
 use crate::limits::Real;
 use crate::limits::Refusal;
@@ -435,41 +436,44 @@ impl Record {
     /// Writes the call's log line. No word of the request or the answer is in it.
     fn log(&self, took: Duration) {
         log::request(|line| {
-            line.text("id", self.id.as_hyphenated().encode_lower(&mut Uuid::encode_buffer()));
-            line.text("method", self.method.as_str());
-            line.text("path", self.uri.path());
-            line.number("status", self.status.into());
+            line.word(
+                field!("id"),
+                self.id.as_hyphenated().encode_lower(&mut Uuid::encode_buffer()),
+            );
+            line.text(field!("method"), self.method.as_str());
+            line.text(field!("path"), self.uri.path());
+            line.number(field!("status"), self.status.into());
             if let Some(trace) = self.trace_id() {
-                line.text("trace_id", &trace.to_string());
+                line.text(field!("trace_id"), &trace.to_string());
             }
-            line.text("error", self.error);
+            line.text(field!("error"), self.error);
             if let Some(route) = self.route_name() {
-                line.text("route", route);
+                line.text(field!("route"), route);
             }
             if let Some(route) = &self.route {
-                line.text("upstream", &route.target.upstream.name);
-                line.text("asked", &self.asked);
-                line.text("model", &route.target.model);
+                line.text(field!("upstream"), &route.target.upstream.name);
+                line.text(field!("asked"), &self.asked);
+                line.text(field!("model"), &route.target.model);
             }
-            line.number("attempts", self.attempts.into());
+            line.number(field!("attempts"), self.attempts.into());
             if let Some(bill) = &self.bill {
-                line.number("input_tokens", bill.usage.input);
-                line.number("output_tokens", bill.usage.output);
-                line.text("usage_source", bill.source.as_str());
-                line.text("cost_status", bill.status.as_str());
+                line.number(field!("input_tokens"), bill.usage.input);
+                line.number(field!("output_tokens"), bill.usage.output);
+                line.word(field!("usage_source"), bill.source.as_str());
+                line.word(field!("cost_status"), bill.status.as_str());
                 if let Some(cost) = bill.cost {
-                    line.text("cost_usd", &cost.to_string());
+                    line.word(field!("cost_usd"), cost.text().as_str());
                 }
             }
             if let Some(reason) = &self.finish_reason {
-                line.text("finish_reason", reason);
+                line.text(field!("finish_reason"), reason);
             }
-            line.number("took_ms", millis(took));
+            line.number(field!("took_ms"), millis(took));
             if let Some(first) = self.first_event {
-                line.number("first_token_ms", millis(first));
+                line.number(field!("first_token_ms"), millis(first));
             }
             if let Some(share) = self.overhead {
-                line.number("overhead_us", micros(share));
+                line.number(field!("overhead_us"), micros(share));
             }
         });
     }

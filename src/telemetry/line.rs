@@ -6,6 +6,26 @@ use std::time::SystemTime;
 
 use super::log::Format;
 
+/// A field's name as either format writes it: made when the gateway is compiled. See [`crate::field`].
+#[derive(Clone, Copy, Debug)]
+pub struct Field {
+    /// With what stands around it in a line for people.
+    pub text: &'static str,
+    /// The same in JSON.
+    pub json: &'static str,
+}
+
+/// The [`Field`] of a name.
+#[macro_export]
+macro_rules! field {
+    ($name:literal) => {
+        $crate::telemetry::line::Field {
+            text: concat!(" ", $name, "="),
+            json: concat!(",\"", $name, "\":"),
+        }
+    };
+}
+
 /// A log line in the making.
 #[derive(Debug)]
 pub struct Line<'a> {
@@ -27,7 +47,7 @@ impl<'a> Line<'a> {
                 line.out.extend_from_slice(b"{\"timestamp\":\"");
                 line.time();
                 line.out.extend_from_slice(b"\",\"level\":\"INFO\"");
-                line.text("message", message);
+                line.text(field!("message"), message);
             }
         }
         line
@@ -35,19 +55,31 @@ impl<'a> Line<'a> {
 
     /// Appends a text field. Anything but plain letters is escaped: nobody can write a line of
     /// their own by a path or a model's name.
-    pub fn text(&mut self, name: &'static str, value: &str) {
-        self.name(name);
-        if self.format == Format::Text && !value.is_empty() && value.bytes().all(plain) {
-            self.out.extend_from_slice(value.as_bytes());
-            return;
+    pub fn text(&mut self, field: Field, value: &str) {
+        if !value.is_empty() && value.bytes().all(plain) {
+            return self.word(field, value);
         }
+        self.name(field);
         // Writing to memory cannot fail, nor can text as JSON.
         let _ = serde_json::to_writer(&mut *self.out, value);
     }
 
+    /// Appends a text field that is known to be made of plain letters.
+    pub fn word(&mut self, field: Field, value: &str) {
+        self.name(field);
+        match self.format {
+            Format::Text => self.out.extend_from_slice(value.as_bytes()),
+            Format::Json => {
+                self.out.push(b'"');
+                self.out.extend_from_slice(value.as_bytes());
+                self.out.push(b'"');
+            }
+        }
+    }
+
     /// Appends a number.
-    pub fn number(&mut self, name: &'static str, value: u64) {
-        self.name(name);
+    pub fn number(&mut self, field: Field, value: u64) {
+        self.name(field);
         self.out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
     }
 
@@ -59,14 +91,12 @@ impl<'a> Line<'a> {
         self.out.push(b'\n');
     }
 
-    fn name(&mut self, name: &'static str) {
-        let (before, after): (&[u8], &[u8]) = match self.format {
-            Format::Text => (b" ", b"="),
-            Format::Json => (b",\"", b"\":"),
+    fn name(&mut self, field: Field) {
+        let written = match self.format {
+            Format::Text => field.text,
+            Format::Json => field.json,
         };
-        self.out.extend_from_slice(before);
-        self.out.extend_from_slice(name.as_bytes());
-        self.out.extend_from_slice(after);
+        self.out.extend_from_slice(written.as_bytes());
     }
 
     /// RFC 3339 in UTC, with microseconds. All but these is written once a second.
@@ -158,8 +188,8 @@ mod tests {
         for format in [Format::Text, Format::Json] {
             let mut out = Vec::new();
             let mut line = Line::begin(&mut out, format, "request");
-            line.text("model", "x\n2026 INFO forged=\"1\"");
-            line.number("status", 200);
+            line.text(field!("model"), "x\n2026 INFO forged=\"1\"");
+            line.number(field!("status"), 200);
             line.end();
             let text = String::from_utf8(out).unwrap();
             assert_eq!(text.matches('\n').count(), 1, "{text}");
@@ -171,8 +201,8 @@ mod tests {
     fn a_json_line_is_json() {
         let mut out = Vec::new();
         let mut line = Line::begin(&mut out, Format::Json, "request");
-        line.text("path", "/v1/models");
-        line.number("took_ms", 3);
+        line.text(field!("path"), "/v1/models");
+        line.number(field!("took_ms"), 3);
         line.end();
         let value: serde_json::Value = serde_json::from_slice(&out).unwrap();
         assert_eq!(value["path"], "/v1/models");

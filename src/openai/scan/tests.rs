@@ -1,11 +1,12 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::openai::fuzzed;
 
 #[test]
 fn a_run_ends_at_the_first_byte_that_cannot_stand_for_itself() {
     for stop in [b'"', b'\\', 0x00, 0x1F] {
-        for length in 0..150 {
+        for length in (0..150).chain(4090..4140) {
             let mut text = vec![b'a'; length];
             text.push(stop);
             text.extend([0xFF, b'"', 0x01, b' ', 0x80, 0x21, 0x23]);
@@ -80,5 +81,39 @@ proptest! {
         prop_assert_eq!(plain(&text, &mut high), slow);
         // What was passed over was looked at.
         prop_assert!(text[..slow].is_ascii() || high & HIGHS != 0);
+    }
+}
+
+#[test]
+fn an_answer_is_passed_over_by_its_brackets_and_quotes() {
+    let text =
+        br#"{"a":[{"x":"}]\"\\"},{}, [[ ]] , -1.5e3,true],"usage":{"n":[1]},"b":"]}\\","c":null}"#;
+    let (found, inner) = answer_with(text, b"usage").unwrap();
+    assert_eq!(found.list, members(text).unwrap().list);
+    assert_eq!(inner.unwrap().list[0].value.of(text), b"[1]");
+    for cut in 1..text.len() {
+        assert!(answer_with(&text[..cut], b"usage").is_err(), "{cut}");
+    }
+    // What is counted by is judged.
+    assert!(answer_with(br#"{"usage":{"n":[1}}"#, b"usage").is_err());
+    for bad in [r#"{"a":}"#, r#"{"a":]}"#, r#"{"a":?}"#, r#"{"a":1 2}"#, r#"{"a":[}"#, r#"{"a":"\"#]
+    {
+        assert!(answer_with(bad.as_bytes(), b"").is_err(), "{bad}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn passing_over_values_finds_the_same_places(
+        (_, body) in fuzzed::body(), changes in fuzzed::changes()
+    ) {
+        let strict = members(&body).unwrap();
+        prop_assert_eq!(answer_with(&body, b"").unwrap().0.list, strict.list);
+        // Whatever the provider sends, it ends; and what is right is read as it is.
+        let changed = fuzzed::changed(body, &changes);
+        let passed = answer_with(&changed, b"usage");
+        if let Ok(strict) = members(&changed) {
+            prop_assert_eq!(passed.unwrap().0.list, strict.list);
+        }
     }
 }
