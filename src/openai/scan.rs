@@ -107,12 +107,13 @@ pub(crate) fn each(text: &[u8], mut look: impl FnMut(Span)) {
     });
 }
 
-/// Shows the members of each element that is an object, in one pass; otherwise as [`each`].
+/// Shows the members of each element that is an object, in one pass; otherwise as [`each`]. Values are passed
+/// over: the text as a whole was judged before.
 pub(crate) fn each_object(text: &[u8], mut look: impl FnMut(Vec<Member>)) {
-    let mut scan = Scanner { most: usize::MAX, ..Scanner::new(text) };
+    let mut scan = Scanner { most: usize::MAX, trusts: true, ..Scanner::new(text) };
     let _ = scan.array(|scan| {
         if scan.peek() != Some(b'{') {
-            return scan.value();
+            return scan.pass();
         }
         look(scan.object(b"")?.0.list);
         Ok(())
