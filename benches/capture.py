@@ -9,6 +9,7 @@ import os
 import pathlib
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,8 @@ import bench  # noqa: E402
 
 RATE = int(os.environ.get("RATE", "2000"))
 SECS = int(os.environ.get("SECS", "60"))
+ROUNDS = int(os.environ.get("ROUNDS", "6"))
+WINDOW = 10  # seconds
 BYTES = 4096
 PATIENCE = 300  # seconds for the spool to drain
 
@@ -104,6 +107,41 @@ def run(gateway, seconds):
     }
 
 
+def drained(gateway):
+    """Waits until all that was appended is in the store."""
+    began = time.monotonic()
+    while True:
+        records, spool = metrics(gateway)
+        if spool == 0 and records["stored"] >= records["appended"]:
+            return records
+        if time.monotonic() - began > PATIENCE:
+            sys.exit(f"capture: the spool does not drain: {records}, {spool} bytes")
+        time.sleep(0.2)
+
+
+def in_turn(bare_file, file, store):
+    """Latency without and with a store in windows that take turns: what the machine does meanwhile hits both."""
+    gateways = {"without": gateway_of(bare_file, 18102), "with": gateway_of(file, 18101, store)}
+    runs = {name: [] for name in gateways}
+    try:
+        for gateway in gateways.values():
+            gateway.start()
+        time.sleep(2)
+        for _ in range(ROUNDS):
+            for name, gateway in gateways.items():
+                runs[name].append(run(gateway, WINDOW))
+            drained(gateways["with"])
+    finally:
+        for gateway in gateways.values():
+            gateway.stop()
+    figures = {}
+    for name, rows in runs.items():
+        for key in ("p50_us", "p99_us"):
+            figures[f"{key}_{name}"] = [row[key] for row in rows]
+            figures[f"{key}_{name}_median"] = statistics.median(row[key] for row in rows)
+    return figures
+
+
 def captured(file, store):
     gateway = gateway_of(file, 18101, store)
     try:
@@ -112,13 +150,7 @@ def captured(file, store):
         first = metrics(gateway)[0]["appended"]  # of the request that asked whether it is ready
         figures = run(gateway, SECS)
         ended = time.monotonic()
-        while True:
-            records, spool = metrics(gateway)
-            if spool == 0 and records["stored"] >= records["appended"]:
-                break
-            if time.monotonic() - ended > PATIENCE:
-                sys.exit(f"capture: the spool does not drain: {records}, {spool} bytes")
-            time.sleep(0.2)
+        records = drained(gateway)
         figures["drained_after_s"] = round(time.monotonic() - ended, 1)
         figures["stored"] = records["stored"] - first
         figures["lost"] = figures["requests"] + figures["failed"] - figures["stored"]
@@ -145,8 +177,12 @@ def main():
         store = stack.enter_context(postgres()) if sys.argv[4] == "postgres" else "sqlite:{work}/weir.db"
         figures = {"store": sys.argv[4], "rate": RATE, "without": bare(sys.argv[3]), "with": captured(sys.argv[2], store)}
         figures["without_again"] = bare(sys.argv[3])
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(bench.Mock())
+        store = stack.enter_context(postgres()) if sys.argv[4] == "postgres" else "sqlite:{work}/weir.db"
+        figures["in_turn"] = in_turn(sys.argv[3], sys.argv[2], store)
     pathlib.Path(sys.argv[5]).write_text(json.dumps(figures, indent=1) + "\n")
-    for name in ("without", "with", "without_again"):
+    for name in ("without", "with", "without_again", "in_turn"):
         print(f"{name}: {json.dumps(figures[name])}", flush=True)
     if figures["with"]["failed"] or figures["with"]["lost"]:
         sys.exit("capture: something was lost")

@@ -108,18 +108,25 @@ struct Progress {
     next: usize,
     /// What they and all fixed parts have.
     tokens: u64,
-    /// What is left.
-    rest: Bounds,
+    /// How long what is left is.
+    rest: Length,
+    /// What it can have, once somebody asked: that takes a look at every byte.
+    bounds: Option<Bounds>,
+}
+
+/// How long some leaves are.
+#[derive(Clone, Copy, Default)]
+struct Length {
+    bytes: usize,
+    /// Rendered leaves: their length says little.
+    unbounded: usize,
 }
 
 /// What the texts of some leaves can have at least and at most.
 #[derive(Clone, Copy, Default)]
 struct Bounds {
-    bytes: usize,
     least: u64,
     most: u64,
-    /// Rendered leaves: their length says little.
-    unbounded: usize,
 }
 
 impl<'a> LazyPrompt<'a> {
@@ -168,11 +175,16 @@ impl<'a> LazyPrompt<'a> {
             }
             let progress = self.progress();
             self.note(Effort::Bound);
-            if progress.tokens.saturating_add(progress.rest.least) > limit {
-                return Ok(true);
-            }
-            if progress.most().is_some_and(|most| most <= limit) {
-                return Ok(false);
+            let leaves = self.outline().leaves.len() - progress.next;
+            if progress.may_be_told(limit, leaves) {
+                let bounds = self.bounds();
+                if progress.tokens.saturating_add(bounds.least) > limit {
+                    return Ok(true);
+                }
+                let all_bounded = progress.rest.unbounded == 0;
+                if all_bounded && progress.tokens.saturating_add(bounds.most) <= limit {
+                    return Ok(false);
+                }
             }
             if !self.is_short(&progress) {
                 return self.sample_exceeds(limit);
@@ -261,11 +273,29 @@ impl<'a> LazyPrompt<'a> {
     fn progress(&self) -> Progress {
         self.progress.get().unwrap_or_else(|| {
             let outline = self.outline();
-            let mut rest = Bounds::default();
-            outline.leaves.iter().for_each(|leaf| rest.add(&Bounds::of(leaf)));
-            let start = Progress { next: 0, tokens: outline.fixed.total(), rest };
+            let mut rest = Length::default();
+            for leaf in &outline.leaves {
+                rest.bytes += leaf.words.raw_len();
+                rest.unbounded += usize::from(leaf.words.is_rendered());
+            }
+            let start = Progress { next: 0, tokens: outline.fixed.total(), rest, bounds: None };
             self.reached(start);
             start
+        })
+    }
+
+    /// What the leaves that are not counted can have.
+    fn bounds(&self) -> Bounds {
+        let progress = self.progress();
+        progress.bounds.unwrap_or_else(|| {
+            let mut bounds = Bounds::default();
+            for leaf in self.outline().leaves.get(progress.next..).unwrap_or_default() {
+                let Bounds { least, most } = Bounds::of(leaf);
+                bounds.least += least;
+                bounds.most += most;
+            }
+            self.progress.set(Some(Progress { bounds: Some(bounds), ..progress }));
+            bounds
         })
     }
 
@@ -286,20 +316,27 @@ impl<'a> LazyPrompt<'a> {
     /// Counts the next leaf; false when that takes the prompt beyond `limit`.
     fn advance(&self, limit: u64) -> Result<bool, NeedsExact> {
         self.note(Effort::Counted);
-        let Progress { next, tokens, mut rest } = self.progress();
+        let Bounds { mut least, mut most } = self.bounds();
+        let Progress { next, tokens, mut rest, .. } = self.progress();
         let Some(leaf) = self.outline().leaves.get(next) else { return Ok(true) };
-        rest.subtract(&Bounds::of(leaf));
+        rest.bytes -= leaf.words.raw_len();
+        rest.unbounded -= usize::from(leaf.words.is_rendered());
+        let of_leaf = Bounds::of(leaf);
+        least -= of_leaf.least;
+        most -= of_leaf.most;
         let text = leaf.words.text();
         if text.len() > MOST_RENDERED * INLINE_BYTES {
             return Err(NeedsExact);
         }
-        let left = limit.saturating_sub(tokens.saturating_add(rest.least));
+        let left = limit.saturating_sub(tokens.saturating_add(least));
         let counted = match leaf.words.is_rendered() {
             true => Some(self.count_text(&leaf.words, &text)),
             false => self.encoding.count_till(&text, left),
         };
         let Some(counted) = counted else { return Ok(false) };
-        self.reached(Progress { next: next + 1, tokens: tokens.saturating_add(counted), rest });
+        let bounds = Some(Bounds { least, most });
+        let tokens = tokens.saturating_add(counted);
+        self.reached(Progress { next: next + 1, tokens, rest, bounds });
         Ok(true)
     }
 
@@ -342,20 +379,23 @@ impl<'a> LazyPrompt<'a> {
 }
 
 impl Progress {
-    /// All tokens that there can be.
-    fn most(&self) -> Option<u64> {
-        (self.rest.unbounded == 0).then(|| self.tokens.saturating_add(self.rest.most))
+    /// Whether what the rest can have may decide about a limit. Between the fewest tokens that so many bytes
+    /// can have and the most, it does not.
+    fn may_be_told(&self, limit: u64, leaves: usize) -> bool {
+        let left = usize::try_from(limit.saturating_sub(self.tokens)).unwrap_or(usize::MAX);
+        // Each leaf's share is rounded up to a whole token.
+        left <= self.rest.bytes / LONGEST_TOKEN_BYTES + leaves || left >= self.rest.bytes
     }
 }
 
 impl Bounds {
     /// Every token has 1 to 128 bytes of text; a byte of text has 1 to 6 bytes of JSON.
     fn of(leaf: &Leaf<'_>) -> Self {
-        let bytes = leaf.words.raw_len();
+        let mut bounds = Self::default();
         if leaf.words.is_rendered() {
-            return Self { bytes, least: 0, most: 0, unbounded: 1 };
+            return bounds;
         }
-        let mut bounds = Self { bytes, ..Self::default() };
+        let bytes = leaf.words.raw_len();
         let mut shortest = 0;
         for raw in leaf.words.raws() {
             let inner = raw.get().len().saturating_sub(2);
@@ -368,20 +408,6 @@ impl Bounds {
         }
         bounds.least = shortest.div_ceil(LONGEST_TOKEN_BYTES) as u64;
         bounds
-    }
-
-    fn add(&mut self, other: &Self) {
-        self.bytes += other.bytes;
-        self.least += other.least;
-        self.most += other.most;
-        self.unbounded += other.unbounded;
-    }
-
-    fn subtract(&mut self, other: &Self) {
-        self.bytes -= other.bytes;
-        self.least -= other.least;
-        self.most -= other.most;
-        self.unbounded -= other.unbounded;
     }
 }
 

@@ -215,21 +215,29 @@ impl<'a> Walk<'a> {
     }
 
     fn message(&mut self, message: &Fields<'a>) {
-        let role = message.text("role").unwrap_or_default();
+        let [role_as_written, content, refusal, name, call, audio, calls] = message.select([
+            "role",
+            "content",
+            "refusal",
+            "name",
+            "tool_call_id",
+            "audio",
+            "tool_calls",
+        ]);
+        let role = role_as_written.and_then(Raw::text).unwrap_or_default();
         self.has_system |= matches!(&*role, "system" | "developer");
         self.fix(self.family.message);
-        let content = message.get("content");
         self.content(content);
         if self.family.gpt_5 && role == "assistant" && content.is_some() {
             self.fix(CHANNEL_TOKENS);
         }
-        self.string(message.get("refusal"));
+        self.string(refusal);
         if matches!(&*role, "tool" | "function") {
             self.fix(TOOL_RESULT_TOKENS);
-            let name = self.called(message.text("tool_call_id"));
-            return self.string(name.or_else(|| message.get("name")));
+            let called = self.called(call.and_then(Raw::text));
+            return self.string(called.or(name));
         }
-        let name = message.get("name").filter(Raw::is_text);
+        let name = name.filter(Raw::is_text);
         if let Some(name) = name.filter(|_| self.family.name_replaces_role) {
             return self.string(Some(name));
         }
@@ -239,16 +247,16 @@ impl<'a> Walk<'a> {
         if is_one_token(&role) {
             self.fix(1);
         } else {
-            self.string(message.get("role"));
+            self.string(role_as_written);
         }
-        if message.get("audio").is_some() {
+        if audio.is_some() {
             self.flag(Flag::Audio);
         }
-        self.calls(message);
+        self.calls(calls);
     }
 
-    fn calls(&mut self, message: &Fields<'a>) {
-        let Some(calls) = message.get("tool_calls") else { return };
+    fn calls(&mut self, calls: Option<Raw<'a>>) {
+        let Some(calls) = calls else { return };
         let mut count = 0;
         each_object(calls, |call| {
             let Some(function) = call.object("function").or_else(|| call.object("custom")) else {
