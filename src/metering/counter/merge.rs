@@ -198,9 +198,9 @@ mod tests {
                 bytes.push(bytes[bytes.len() - 1].wrapping_add(step));
             }
         }
-        let singles = (0..=255_u8).map(|byte| (vec![byte], u32::from(byte)));
+        let singles = (0..=255_u8).map(|byte| (&*vec![byte].leak(), u32::from(byte)));
         let pairs = bytes.windows(2).zip((256..10_000).rev());
-        let pairs = pairs.map(|(pair, rank)| (pair.to_vec(), rank));
+        let pairs = pairs.map(|(pair, rank)| (&*pair.to_vec().leak(), rank));
         (Vocabulary::of_tokens(&singles.chain(pairs).collect::<Vec<_>>()), bytes)
     }
 

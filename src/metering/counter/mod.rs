@@ -70,13 +70,12 @@ impl Family {
     fn vocabulary(self) -> &'static Vocabulary {
         static LOADED: [OnceLock<Vocabulary>; FAMILIES] = [const { OnceLock::new() }; FAMILIES];
         LOADED[self as usize].get_or_init(|| {
-            let bpe = match self {
-                Self::O200k => tiktoken_rs::o200k_base(),
-                Self::Cl100k => tiktoken_rs::cl100k_base(),
-                Self::P50k => tiktoken_rs::p50k_base(),
-                Self::R50k => tiktoken_rs::r50k_base(),
-            };
-            Vocabulary::of(&bpe.expect("the vocabularies are part of the program"))
+            Vocabulary::of_packed(match self {
+                Self::O200k => include_bytes!(concat!(env!("OUT_DIR"), "/o200k.vocabulary")),
+                Self::Cl100k => include_bytes!(concat!(env!("OUT_DIR"), "/cl100k.vocabulary")),
+                Self::P50k => include_bytes!(concat!(env!("OUT_DIR"), "/p50k.vocabulary")),
+                Self::R50k => include_bytes!(concat!(env!("OUT_DIR"), "/r50k.vocabulary")),
+            })
         })
     }
 }

@@ -88,7 +88,7 @@ fn texts_that_are_cut_in_surprising_places_count_as_in_tiktoken() {
 #[test]
 fn every_token_of_a_vocabulary_counts_as_in_tiktoken() {
     for family in ALL {
-        for rank in 0..vocabulary::RANKS {
+        for rank in 0..1 << 18 {
             let Ok(bytes) = oracle(family).decode_bytes(&[rank]) else { continue };
             let Ok(text) = str::from_utf8(&bytes) else { continue };
             assert_eq!(count(family, text), oracle(family).count_ordinary(text), "{text:?}");

@@ -1,9 +1,6 @@
 //! An encoding's vocabulary: which bytes are a token, and of which rank.
 
-use std::collections::HashSet;
-
 use rustc_hash::FxHashMap;
-use tiktoken_rs::CoreBPE;
 
 use crate::metering::counter::whole::WholeChars;
 
@@ -11,8 +8,6 @@ use crate::metering::counter::whole::WholeChars;
 pub(super) const NONE: u32 = 1 << RANK_BITS;
 /// Ranks are below 2^20; more than any vocabulary has.
 const RANK_BITS: u32 = 20;
-/// Ranks are asked for up to here.
-pub(super) const RANKS: u32 = 1 << 18;
 
 /// Bits of a filter: ten for each token of the largest vocabulary.
 const FILTER_BITS: usize = 1 << 21;
@@ -110,7 +105,7 @@ pub(super) struct Vocabulary {
     pairs: Vec<u32>,
     /// Tokens of up to [`SHORT`] bytes, open addressing; a power of two, less than half full.
     short: Vec<Slot>,
-    long: FxHashMap<Box<[u8]>, u32>,
+    long: FxHashMap<&'static [u8], u32>,
     longest: usize,
     /// A bit for the hash of every token. Nine in ten of what merges ask for is no token, and is
     /// told here, in the processor's cache, without a look at the large tables.
@@ -119,18 +114,22 @@ pub(super) struct Vocabulary {
 }
 
 impl Vocabulary {
-    /// Takes the ordinary tokens of a tokenizer.
-    pub(super) fn of(bpe: &CoreBPE) -> Self {
-        let special: HashSet<&[u8]> =
-            bpe.special_tokens().iter().map(|text| text.as_bytes()).collect();
-        let bytes_of = |rank| Some((bpe.decode_bytes(&[rank]).ok()?, rank));
-        let ordinary = (0..RANKS).filter_map(bytes_of);
-        let tokens: Vec<_> = ordinary.filter(|(bytes, _)| !special.contains(&bytes[..])).collect();
+    /// Takes the tokens of a file that the build script has packed.
+    pub(super) fn of_packed(mut packed: &'static [u8]) -> Self {
+        let mut tokens = Vec::with_capacity(packed.len() / 6);
+        for rank in 0.. {
+            let Some((len, rest)) = packed.split_first() else { break };
+            let Some((token, rest)) = rest.split_at_checked(usize::from(*len)) else { break };
+            packed = rest;
+            if !token.is_empty() {
+                tokens.push((token, rank));
+            }
+        }
         Self::of_tokens(&tokens)
     }
 
     /// Tokens by their bytes and ranks.
-    pub(super) fn of_tokens(tokens: &[(Vec<u8>, u32)]) -> Self {
+    pub(super) fn of_tokens(tokens: &[(&'static [u8], u32)]) -> Self {
         let slots = (2 * tokens.len()).next_power_of_two();
         let mut vocabulary = Self {
             pairs: vec![NONE; 1 << 16],
@@ -149,7 +148,7 @@ impl Vocabulary {
         vocabulary
     }
 
-    fn insert(&mut self, bytes: &[u8], rank: u32) {
+    fn insert(&mut self, bytes: &'static [u8], rank: u32) {
         self.longest = self.longest.max(bytes.len());
         if let [first, second] = bytes {
             self.pairs[pair(*first, *second)] = rank;
@@ -157,7 +156,7 @@ impl Vocabulary {
         let (word, bit) = filter_place(bytes, 0, bytes.len());
         self.filter[word] |= bit;
         if bytes.len() > SHORT {
-            self.long.insert(bytes.into(), rank);
+            self.long.insert(bytes, rank);
             return;
         }
         let key = Key::of(bytes, 0, bytes.len());
@@ -263,7 +262,7 @@ mod tests {
     #[test]
     fn tokens_are_found_by_their_bytes() {
         let tokens = [&b"a"[..], b"ab", b"abcdefghijklm", b"abcdefghijklmn", b"\0"];
-        let tokens = tokens.iter().zip(7..).map(|(bytes, rank)| (bytes.to_vec(), rank));
+        let tokens = tokens.iter().zip(7..).map(|(bytes, rank)| (*bytes, rank));
         let vocabulary = Vocabulary::of_tokens(&tokens.collect::<Vec<_>>());
         let rank = |text: &[u8]| vocabulary.rank(Key::of(text, 0, text.len()));
         assert_eq!((rank(b"a"), rank(b"ab"), rank(b"abcdefghijklm"), rank(b"\0")), (7, 8, 9, 11));

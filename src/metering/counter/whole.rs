@@ -20,7 +20,7 @@ pub(super) struct WholeChars {
 
 impl WholeChars {
     /// Looks at every token. `rank` gives the rank of bytes, or [`NONE`].
-    pub(super) fn of(tokens: &[(Vec<u8>, u32)], rank: impl Fn(&[u8]) -> u32) -> Self {
+    pub(super) fn of(tokens: &[(&[u8], u32)], rank: impl Fn(&[u8]) -> u32) -> Self {
         let mut whole = Self { chars: vec![NONE; 1 << 16], edges: vec![NONE; 1 << 16] };
         for (bytes, of_token) in tokens {
             match str::from_utf8(bytes).map(single) {
@@ -100,10 +100,9 @@ mod tests {
 
     /// The units of a text in a vocabulary of these tokens, with ranks from 0.
     fn units(tokens: &[&[u8]], text: &[u8]) -> Vec<usize> {
-        let tokens: Vec<_> =
-            tokens.iter().zip(0..).map(|(token, rank)| (token.to_vec(), rank)).collect();
+        let tokens: Vec<_> = tokens.iter().zip(0..).map(|(token, rank)| (*token, rank)).collect();
         let rank = |bytes: &[u8]| {
-            tokens.iter().find(|(token, _)| token == bytes).map_or(NONE, |(_, rank)| *rank)
+            tokens.iter().find(|(token, _)| *token == bytes).map_or(NONE, |(_, rank)| *rank)
         };
         let whole = WholeChars::of(&tokens, rank);
         let (mut at, mut units) = (0, Vec::new());
