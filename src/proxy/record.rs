@@ -12,7 +12,6 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::field;
 use crate::limits::Permit;
 use crate::limits::Real;
 use crate::limits::Refusal;
@@ -37,6 +36,7 @@ use crate::store::Pair;
 use crate::store::Recorder;
 use crate::store::Retrieval;
 use crate::store::UserHash;
+use crate::telemetry::line::field;
 use crate::telemetry::log;
 use crate::telemetry::metrics::CallLabels;
 use crate::telemetry::metrics::Metrics;

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use super::log::Format;
 
-/// A field's name as either format writes it: made when the gateway is compiled. See [`crate::field`].
+/// A field's name as either format writes it, made by `field!` when the gateway is compiled.
 #[derive(Clone, Copy, Debug)]
 pub struct Field {
     /// With what stands around it in a line for people.
@@ -16,7 +16,6 @@ pub struct Field {
 }
 
 /// The [`Field`] of a name.
-#[macro_export]
 macro_rules! field {
     ($name:literal) => {
         $crate::telemetry::line::Field {
@@ -25,6 +24,8 @@ macro_rules! field {
         }
     };
 }
+
+pub(crate) use field;
 
 /// A log line in the making.
 #[derive(Debug)]
