@@ -224,3 +224,29 @@ pub fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
     let inner = cause.to_string();
     if outer == inner { outer } else { format!("{outer}: {inner}") }
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_in_pieces_is_sent_in_their_order_and_can_be_sent_again() {
+        let pieces =
+            ["{\"model\":", "\"m\"", "}"].map(|piece| Bytes::from_static(piece.as_bytes()));
+        let [first, rest @ ..] = pieces;
+        let body = OutBody::pieces(first, rest.to_vec());
+        let again = body.try_clone().unwrap();
+        for mut body in [body, again] {
+            assert_eq!((body.size_hint().exact(), body.is_end_stream()), (Some(13), false));
+            let mut sent = Vec::new();
+            while let Some(frame) = body.frame().await {
+                sent.extend_from_slice(&frame.unwrap().into_data().unwrap());
+            }
+            assert_eq!((&sent[..], body.is_end_stream()), (&b"{\"model\":\"m\"}"[..], true));
+        }
+        let nothing = OutBody::whole(Bytes::new());
+        assert_eq!((nothing.size_hint().exact(), nothing.is_end_stream()), (Some(0), true));
+    }
+}
