@@ -242,7 +242,7 @@ impl Firecrawl {
         }
         let bytes = body.map_or_else(Bytes::new, |body| body.to_string().into());
         let body = OutBody::whole(bytes);
-        let outgoing = Outgoing { method, path: path.to_owned(), headers, body, upgrade: false };
+        let outgoing = Outgoing { method, path: path.into(), headers, body, upgrade: false };
         let answer = self.upstreams.send(&self.upstream, outgoing).await;
         let answer = answer.map_err(|failure| away(failure.to_string()))?;
         let status = answer.status().as_u16();

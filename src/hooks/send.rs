@@ -154,7 +154,7 @@ impl Sender {
     async fn to_hook(&self, hook: &Hook, message: &Message) -> Result<Said, String> {
         let headers = headers(hook.headers.clone(), &hook.secret, message)?;
         let body = OutBody::whole(message.body.clone());
-        let (method, path) = (Method::POST, hook.query.clone());
+        let (method, path) = (Method::POST, hook.query.clone().into());
         let outgoing = Outgoing { method, path, headers, body, upgrade: false };
         let sent = self.upstreams.send(&hook.receiver, outgoing).await;
         let status = sent.map_err(|failure| failure.to_string())?.status();

@@ -10,9 +10,13 @@ use http::header;
 use http::request::Parts;
 
 use crate::openai::error::ApiError;
+use crate::upstream::Path;
 
 use super::FramingFault;
 use super::error;
+
+/// The path that clients' base URLs end in.
+const BASE: &str = "/v1";
 
 /// Headers that belong to one connection (RFC 9110 §7.6.1) and never travel on.
 const HOP_BY_HOP: [HeaderName; 8] = [
@@ -84,10 +88,11 @@ fn climbs(path: &str) -> bool {
 }
 
 /// What follows `/v1` in the path, with the query; `None` for a path outside of it.
-pub(super) fn below_v1(uri: &Uri) -> Option<&str> {
-    let target = uri.path_and_query()?.as_str();
-    let rest = target.strip_prefix("/v1")?;
-    (rest.is_empty() || rest.starts_with(['/', '?'])).then_some(rest)
+pub(super) fn below_v1(uri: &Uri) -> Option<Path> {
+    let target = uri.path_and_query()?;
+    let rest = target.as_str().strip_prefix(BASE)?;
+    let below = rest.is_empty() || rest.starts_with(['/', '?']);
+    below.then(|| Path::Client(target.clone(), BASE.len()))
 }
 
 /// Whether the client asks for a WebSocket.
@@ -223,11 +228,15 @@ mod tests {
 
     #[test]
     fn base_paths_are_matched_to_the_byte() {
-        let rest = |uri: &'static str| below_v1(&Uri::from_static(uri)).map(str::to_owned);
-        assert_eq!(rest("/v1/models?x=1").as_deref(), Some("/models?x=1"));
-        assert_eq!(rest("http://gateway/v1/models").as_deref(), Some("/models"));
-        assert_eq!(rest("/v1").as_deref(), Some(""));
-        assert_eq!(rest("/v10/models"), None);
-        assert_eq!(rest("/models"), None);
+        let path = |uri: &'static str| match below_v1(&Uri::from_static(uri)) {
+            Some(Path::Client(whole, 3)) => Some(whole.to_string()),
+            Some(other) => panic!("{other:?}"),
+            None => None,
+        };
+        assert_eq!(path("/v1/models?x=1").as_deref(), Some("/v1/models?x=1"));
+        assert_eq!(path("http://gateway/v1/models").as_deref(), Some("/v1/models"));
+        assert_eq!(path("/v1").as_deref(), Some("/v1"));
+        assert_eq!(path("/v10/models"), None);
+        assert_eq!(path("/models"), None);
     }
 }

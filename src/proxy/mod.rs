@@ -55,6 +55,7 @@ use crate::telemetry::traces::Tracer;
 use crate::upstream::BodyError;
 use crate::upstream::OutBody;
 use crate::upstream::Outgoing;
+use crate::upstream::Path;
 use crate::upstream::Upstreams;
 
 pub use auth::Access;
@@ -189,8 +190,7 @@ impl Gateway {
         B::Error: Into<BodyError>,
     {
         head::check(head)?;
-        let uri = head.uri.clone();
-        let Some(path) = head::below_v1(&uri) else {
+        let Some(path) = head::below_v1(&head.uri) else {
             return Err(error::not_found(head.uri.path()));
         };
         if let Some(outside) = outside {
@@ -204,7 +204,7 @@ impl Gateway {
         }
         match call.endpoint {
             Endpoint::Other => passthrough::forward(self, head, path, body, call).await,
-            _ => self.understood(head, path, body, call).await,
+            _ => self.understood(head, &path, body, call).await,
         }
     }
 
@@ -212,7 +212,7 @@ impl Gateway {
     async fn understood<B>(
         &self,
         head: &Parts,
-        path: &str,
+        path: &Path,
         body: B,
         call: &mut Call,
     ) -> Result<Outcome, ApiError>
@@ -252,13 +252,13 @@ impl Gateway {
     async fn ask_unattended(
         &self,
         head: &Parts,
-        path: &str,
+        path: &Path,
         view: RequestView,
         raw: Bytes,
         route: Route,
         call: &mut Call,
     ) -> Result<(Answer, Observer), ApiError> {
-        let (gateway, head, path) = (self.clone(), head.clone(), path.to_owned());
+        let (gateway, head, path) = (self.clone(), head.clone(), path.clone());
         let mut own = call.hand_over();
         let work =
             async move { (gateway.ask(&head, &path, &view, &raw, &route, &mut own).await, own) };
@@ -271,7 +271,7 @@ impl Gateway {
     async fn ask(
         &self,
         head: &Parts,
-        path: &str,
+        path: &Path,
         view: &RequestView,
         raw: &Bytes,
         route: &Route,
@@ -302,7 +302,7 @@ impl Gateway {
             headers.remove(header::CONTENT_LENGTH);
             head::readable(&mut headers, view.stream());
             auth::credential(&mut headers, &client, &target.upstream);
-            outgoing(head, path, headers, body(target))
+            outgoing(head, path.clone(), headers, body(target))
         };
         let (upstreams, metrics) = (&self.upstreams, &self.metrics);
         let started = call.started;
@@ -320,7 +320,6 @@ impl Gateway {
     }
 }
 
-fn outgoing(head: &Parts, path: &str, headers: HeaderMap, body: OutBody) -> Outgoing {
-    let path = path.to_owned();
+fn outgoing(head: &Parts, path: Path, headers: HeaderMap, body: OutBody) -> Outgoing {
     Outgoing { method: head.method.clone(), path, headers, body, upgrade: false }
 }

@@ -30,6 +30,7 @@ use crate::upstream::BodyError;
 use crate::upstream::Failure;
 use crate::upstream::OutBody;
 use crate::upstream::Outgoing;
+use crate::upstream::Path;
 
 use super::Gateway;
 use super::Outcome;
@@ -54,7 +55,7 @@ const COPIED: usize = 64 << 10;
 pub(super) async fn forward<B>(
     gateway: &Gateway,
     head: &Parts,
-    path: &str,
+    path: Path,
     body: B,
     call: &mut Call,
 ) -> Result<Outcome, ApiError>

@@ -48,7 +48,7 @@ async fn ask(upstreams: &Upstreams, upstream: &Upstream) -> Result<List, String>
     let mut headers = HeaderMap::new();
     headers.extend(upstream.authorization.clone().map(|key| (header::AUTHORIZATION, key)));
     let body = OutBody::whole(Bytes::new());
-    let (method, path) = (Method::GET, "/models".to_owned());
+    let (method, path) = (Method::GET, "/models".into());
     let outgoing = Outgoing { method, path, headers, body, upgrade: false };
     let answer = upstreams.send(upstream, outgoing).await.map_err(|error| error.to_string())?;
     let status = answer.status();

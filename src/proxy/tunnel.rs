@@ -24,6 +24,7 @@ use crate::openai::error::ApiError;
 use crate::openai::realtime::SessionTap;
 use crate::upstream::OutBody;
 use crate::upstream::Outgoing;
+use crate::upstream::Path;
 
 use super::Gateway;
 use super::Outcome;
@@ -41,7 +42,7 @@ use super::relay::Reply;
 pub(super) async fn open(
     gateway: &Gateway,
     head: &mut Parts,
-    path: &str,
+    path: Path,
     call: &mut Call,
 ) -> Result<Outcome, ApiError> {
     let Some(client) = head.extensions.remove::<OnUpgrade>() else {
@@ -56,7 +57,7 @@ pub(super) async fn open(
     headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     let body = OutBody::whole(Bytes::new());
-    let (method, path) = (head.method.clone(), path.to_owned());
+    let method = head.method.clone();
     let outgoing = Outgoing { method, path, headers, body, upgrade: true };
 
     let since = Instant::now();

@@ -294,7 +294,7 @@ impl Trainer {
         if let Some((name, value)) = &self.key {
             headers.insert(name.clone(), value.clone());
         }
-        let outgoing = Outgoing { method, path: path.to_owned(), headers, body, upgrade: false };
+        let outgoing = Outgoing { method, path: path.into(), headers, body, upgrade: false };
         let answer = self.upstreams.send(&self.upstream, outgoing).await.map_err(lost)?;
         let status = answer.status().as_u16();
         let read = Limited::new(answer.into_body(), LONGEST_ANSWER).collect();

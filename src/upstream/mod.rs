@@ -7,12 +7,16 @@ mod connect;
 mod gate;
 mod io;
 pub mod outside;
+mod path;
 mod pool;
 
+use std::pin::Pin;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use dashmap::DashMap;
+use foldhash::fast::RandomState;
 use http::HeaderMap;
 use http::HeaderValue;
 use http::Method;
@@ -38,19 +42,20 @@ pub use body::OutBody;
 pub use body::root_cause;
 pub use budget::RetryBudget;
 pub use gate::Gates;
+pub use path::Path;
 
 use body::Permit;
 use connect::Connector;
 use pool::Lease;
 use pool::Pool;
 
-/// A request on its way to a provider. The path is the client's, below `/v1`.
+/// A request on its way to a provider.
 #[derive(Debug)]
 pub struct Outgoing {
     /// HTTP method.
     pub method: Method,
-    /// What follows the client's `/v1`, query included: `/chat/completions?x=1`.
-    pub path: String,
+    /// What follows the provider's base URL.
+    pub path: Path,
     /// End-to-end headers; `Host` is set here.
     pub headers: HeaderMap,
     /// The body.
@@ -126,7 +131,7 @@ pub struct SetupError {
 pub struct Upstreams {
     /// By what they were made from: a change of the policy never sends a request that began under
     /// the old one to a provider of the new one.
-    clients: DashMap<Arc<str>, Arc<Client>>,
+    clients: DashMap<Arc<str>, Arc<Client>, RandomState>,
     /// What share of the traffic may be retries.
     pub budget: RetryBudget,
     /// Targets that asked for a pause.
@@ -172,7 +177,7 @@ impl Upstreams {
     /// A `ca_file` that cannot be read, or no usable system certificates for an https upstream.
     pub fn new(policy: &Policy) -> Result<Self, SetupError> {
         let upstreams = Self {
-            clients: DashMap::new(),
+            clients: DashMap::default(),
             budget: RetryBudget::default(),
             gates: Gates::default(),
         };
@@ -309,7 +314,7 @@ impl Client {
         request: Request<OutBody>,
         progress: body::Progress,
     ) -> Result<(Lease, Response<Incoming>), Lost> {
-        let answer = self.wait(lease.send(request), progress).await?;
+        let answer = self.wait(pin!(lease.send(request)), progress).await?;
         Ok((lease, answer?))
     }
 
@@ -317,11 +322,10 @@ impl Client {
     /// takes nothing of the body for as long has missed it, too.
     async fn wait<T>(
         &self,
-        answer: impl Future<Output = T>,
+        mut answer: Pin<&mut impl Future<Output = T>>,
         progress: body::Progress,
     ) -> Result<T, Lost> {
         let after = self.timeouts.first_byte;
-        let mut answer = std::pin::pin!(answer);
         loop {
             let pieces = progress.pieces();
             if let Ok(answer) = tokio::time::timeout(after, answer.as_mut()).await {
@@ -363,7 +367,7 @@ impl Client {
 
     fn request(&self, outgoing: Outgoing, http2: bool) -> Request<OutBody> {
         let Outgoing { method, path, mut headers, body, .. } = outgoing;
-        let target = format!("{}{path}", self.prefix);
+        let target = path.below(&self.prefix);
         let mut request = Request::new(body);
         *request.method_mut() = method;
         if http2 {
@@ -374,7 +378,7 @@ impl Client {
             *request.uri_mut() = uri.build().unwrap_or_default();
             *request.version_mut() = http::Version::HTTP_2;
         } else {
-            *request.uri_mut() = Uri::try_from(target).unwrap_or_default();
+            *request.uri_mut() = target.into();
             headers.insert(header::HOST, self.host.clone());
         }
         *request.headers_mut() = headers;
