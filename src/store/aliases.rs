@@ -166,7 +166,7 @@ impl Aliases {
     /// # Errors
     /// The store's URL cannot be used.
     pub fn of(database: &Database) -> Result<Self, StoreError> {
-        Ok(Self { pool: database.readers()?, database: database.clone() })
+        Ok(Self { pool: database.pool()?, database: database.clone() })
     }
 
     /// All of them, by name.

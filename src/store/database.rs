@@ -4,7 +4,9 @@
 use std::fmt;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::Once;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use sqlx::Any;
@@ -29,8 +31,8 @@ const CONNECT: Duration = Duration::from_secs(10);
 const READ: Duration = Duration::from_secs(3);
 /// Longest wait for one transaction; a server that hangs is left and tried again.
 pub(super) const STATEMENT: Duration = Duration::from_secs(60);
-/// Connections that read at the same time.
-const READERS: u32 = 4;
+/// Connections that the rooms share, beside those of their own for longer work.
+const SHARED: u32 = 8;
 /// Any number will do, as long as no other program takes it: the migration's lock on Postgres.
 const ADVISORY_LOCK: i64 = 0x0077_6569_7200_0001;
 /// The same for those that bring records, who share it, and those that erase.
@@ -162,6 +164,8 @@ pub struct Database {
     pub(super) engine: Engine,
     /// Where the bodies are that are too large for a row; without one they are in their rows.
     pub(super) objects: Option<Objects>,
+    /// Made when somebody asks; clones have the same.
+    shared: Arc<OnceLock<AnyPool>>,
 }
 
 impl Database {
@@ -180,7 +184,8 @@ impl Database {
                     .to_owned());
             }
         };
-        let database = Self { url: setting.to_owned(), engine, objects: None };
+        let database =
+            Self { url: setting.to_owned(), engine, objects: None, shared: Arc::default() };
         database.options("rw").map_err(|error| format!("{error}; check the URL"))?;
         Ok(Some(database))
     }
@@ -191,17 +196,21 @@ impl Database {
         Self { objects: Some(objects), ..self }
     }
 
-    /// Connections for reading, opened when somebody asks.
-    pub(super) fn readers(&self) -> Result<AnyPool, StoreError> {
+    /// Connections for short work, opened when somebody needs one.
+    pub(super) fn pool(&self) -> Result<AnyPool, StoreError> {
+        if let Some(pool) = self.shared.get() {
+            return Ok(pool.clone());
+        }
         let session = self.session();
         let options = self.options("rw").map_err(|error| self.unavailable(&error))?;
-        Ok(AnyPoolOptions::new()
-            .max_connections(READERS)
+        let pool = AnyPoolOptions::new()
+            .max_connections(SHARED)
             .acquire_timeout(READ)
             .after_connect(move |connection, _| {
                 Box::pin(async move { sqlx::raw_sql(session).execute(connection).await.map(drop) })
             })
-            .connect_lazy_with(options))
+            .connect_lazy_with(options);
+        Ok(self.shared.get_or_init(|| pool).clone())
     }
 
     /// A connection of the caller's own; the database's file is made where there is none.

@@ -210,7 +210,7 @@ impl Documents {
     /// # Errors
     /// The store's URL cannot be used.
     pub fn of(database: &Database) -> Result<Self, StoreError> {
-        let pool = database.readers()?;
+        let pool = database.pool()?;
         Ok(Self { pool, database: database.clone(), residents: Arc::default() })
     }
 }

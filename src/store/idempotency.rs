@@ -99,7 +99,7 @@ impl Idempotency {
     /// # Errors
     /// The store's URL cannot be used.
     pub fn of(database: &Database) -> Result<Self, StoreError> {
-        Ok(Self { pool: database.readers()?, database: database.clone() })
+        Ok(Self { pool: database.pool()?, database: database.clone() })
     }
 
     /// Says whose turn it is. Forgets what is older than a day.

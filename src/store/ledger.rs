@@ -215,7 +215,7 @@ impl Ledger {
     /// # Errors
     /// The store's URL cannot be used.
     pub fn of(database: &Database) -> Result<Self, StoreError> {
-        Ok(Self { pool: database.readers()?, database: database.clone() })
+        Ok(Self { pool: database.pool()?, database: database.clone() })
     }
 
     /// Where it is.

@@ -115,7 +115,7 @@ impl Outbox {
     /// # Errors
     /// The store's URL cannot be used.
     pub fn of(database: &Database) -> Result<Self, StoreError> {
-        Ok(Self { pool: database.readers()?, database: database.clone() })
+        Ok(Self { pool: database.pool()?, database: database.clone() })
     }
 
     /// Decides for each new event who gets it: `receivers` names them, given its kind and the

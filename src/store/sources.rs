@@ -93,7 +93,7 @@ impl Sources {
     /// # Errors
     /// The store's URL cannot be used.
     pub fn of(database: &Database) -> Result<Self, StoreError> {
-        Ok(Self { pool: database.readers()?, database: database.clone() })
+        Ok(Self { pool: database.pool()?, database: database.clone() })
     }
 
     /// Adds a source; false where another one has its name.
