@@ -33,8 +33,10 @@ use super::pair::Pair;
 pub(super) const BATCH: Duration = Duration::from_millis(25);
 /// Most bytes of records that wait in memory. They only pile up while the disk refuses to take them.
 pub(super) const MAX_QUEUED: usize = 16 << 20;
-/// Most memory that records with bodies take while these wait to be packed.
-const MAX_UNPACKED: usize = 32 << 20;
+/// Memory of records with bodies that wait to be packed, from which on others go without theirs.
+const MAX_UNPACKED: usize = 16 << 20;
+/// Most memory of one of them.
+const LARGEST: usize = 32 << 20;
 /// Of the spool, the part that is kept free of bodies: records are worth more.
 const FOR_RECORDS: u64 = 8;
 
@@ -156,8 +158,10 @@ impl Spool {
     /// Takes a record with its bodies. Where they have no room, the record goes without.
     pub(super) fn offer_full(&self, mut full: Full) {
         let memory = full.memory();
-        if self.unpacked.fetch_add(memory, Ordering::Relaxed) + memory > MAX_UNPACKED {
-            self.unpacked.fetch_sub(memory, Ordering::Relaxed);
+        let taken = self.unpacked.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |waiting| {
+            (waiting <= MAX_UNPACKED && memory <= LARGEST).then(|| waiting + memory)
+        });
+        if taken.is_err() {
             self.lost_bodies(u64::from(full.pair.take().is_some()));
             if full.saved.is_none() {
                 let mut frame = Vec::new();
