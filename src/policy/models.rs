@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use serde_saphyr::Spanned;
 
 use crate::metering::catalogue::Catalogue;
@@ -25,7 +26,7 @@ const SOON_DAYS: i64 = 30;
 /// The models of a policy: those of its files, and all of the catalogue.
 #[derive(Debug)]
 pub(super) struct Models {
-    pub(super) targets: HashMap<Arc<str>, Arc<Target>>,
+    pub(super) targets: HashMap<Arc<str>, Arc<Target>, RandomState>,
     pub(super) catalogue: Catalogue,
     pub(super) default_upstream: Arc<Upstream>,
     /// Days since 1970, where the check knows the date.
@@ -41,7 +42,7 @@ impl Models {
         today: Option<i64>,
         findings: &mut Findings,
     ) -> Self {
-        let targets = HashMap::new();
+        let targets = HashMap::default();
         let mut models = Self { targets, catalogue: Catalogue::builtin(), default_upstream, today };
         for (name, entry, file) in entries {
             models.price(name, entry, *file, findings);

@@ -9,6 +9,7 @@ use std::sync::PoisonError;
 
 use dashmap::DashMap;
 use dashmap::Entry;
+use foldhash::fast::RandomState;
 use prometheus::core::Collector;
 use prometheus::core::Desc;
 use prometheus::proto;
@@ -27,7 +28,7 @@ pub(super) struct CostCounter {
     desc: Desc,
     labels: &'static [&'static str],
     room: Arc<Room>,
-    series: Arc<DashMap<String, Arc<CostSeries>>>,
+    series: Arc<DashMap<String, Arc<CostSeries>, RandomState>>,
 }
 
 /// One series' sum.

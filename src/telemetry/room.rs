@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 
 use dashmap::DashMap;
+use foldhash::fast::RandomState;
 use prometheus::Histogram;
 use prometheus::HistogramVec;
 
@@ -42,7 +43,7 @@ pub(super) struct Histograms {
     lines: usize,
     room: Arc<Room>,
     most: usize,
-    known: DashMap<String, Histogram>,
+    known: DashMap<String, Histogram, RandomState>,
 }
 
 impl Histograms {
@@ -56,7 +57,7 @@ impl Histograms {
     ) -> Self {
         // The buckets, that of everything, the sum and the count.
         let lines = buckets + 3;
-        Self { vec, name, labels, lines, room: Arc::clone(room), most, known: DashMap::new() }
+        Self { vec, name, labels, lines, room: Arc::clone(room), most, known: DashMap::default() }
     }
 
     /// That of these label values; where there is no room for it, that of all other models.

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use dashmap::DashMap;
+use foldhash::fast::RandomState;
 use prometheus::IntCounter;
 use prometheus::IntCounterVec;
 use prometheus::IntGauge;
@@ -27,7 +28,7 @@ pub(super) struct Calls {
     in_flight: IntGauge,
     connections: IntGauge,
     /// Series by their joined label values: one look-up for a call instead of a dozen.
-    known: DashMap<String, Arc<Series>>,
+    known: DashMap<String, Arc<Series>, RandomState>,
 }
 
 /// The series of one set of labels, looked up once.
@@ -60,7 +61,7 @@ impl Calls {
                 "weir_downstream_connections",
                 "Open client connections on the data plane",
             )?,
-            known: DashMap::new(),
+            known: DashMap::default(),
         })
     }
 }
