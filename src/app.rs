@@ -1,5 +1,6 @@
 //! Builds every room and starts the process.
 
+mod base;
 mod tasks;
 
 use std::path::Path;
@@ -35,31 +36,23 @@ use crate::embeddings::embed::Posted;
 use crate::embeddings::search::Searcher;
 use crate::hooks;
 use crate::hooks::Hooks;
-use crate::limits::Courier;
 use crate::limits::Keeper;
 use crate::limits::Limits;
 use crate::openai::error::ApiError;
 use crate::policy::Policy;
 use crate::policy::PolicyHandle;
 use crate::policy::Refused;
-use crate::proxy::Access;
 use crate::proxy::Gateway;
 use crate::proxy::LiveStats;
 use crate::proxy::LiveView;
 use crate::proxy::Search;
-use crate::proxy::today;
 use crate::server;
 use crate::server::Certificate;
 use crate::server::StartError;
 use crate::simulator::Knobs;
 use crate::simulator::Simulator;
-use crate::store;
 use crate::store::AliasBook;
-use crate::store::Database;
 use crate::store::Documents;
-use crate::store::Fingerprinter;
-use crate::store::KeyRing;
-use crate::store::LimitCounters;
 use crate::store::Recorder;
 use crate::store::Sources;
 use crate::store::StoreError;
@@ -72,6 +65,8 @@ use crate::upstream::Upstreams;
 use crate::upstream::collector;
 use crate::upstream::outside::Outside;
 
+use base::Base;
+use base::RESTORE;
 use tasks::adopt_builds;
 use tasks::begin_with;
 use tasks::chores;
@@ -91,11 +86,6 @@ use tasks::watch_shutdowns;
 /// Longest wait for a receiver of webhooks that users have registered.
 const HOOK_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Longest wait for the keys at the start.
-const KEYS_FIRST: Duration = Duration::from_secs(3);
-
-/// Longest wait at the start for what was used of limits before.
-const RESTORE: Duration = Duration::from_secs(5);
 /// Longest wait for one export of traces.
 const COLLECTOR_PATIENCE: Duration = Duration::from_secs(10);
 /// Longest wait for the last traces at the end.
@@ -105,6 +95,9 @@ const LEAST_SHIPPING: Duration = Duration::from_millis(500);
 
 /// Longest wait for the ledger at the end of a command; what is left waits in the spool.
 const LAST_ROWS: Duration = Duration::from_secs(5);
+
+/// Work beside the requests, by name.
+type Tasks = Vec<(&'static str, Task)>;
 
 /// Why the process cannot start.
 #[derive(Debug, Error)]
@@ -143,112 +136,51 @@ pub fn serve(arguments: &cli::Serve, json: bool) -> Result<(), AppError> {
         config.log.format = LogFormat::Json;
     }
     let log = start_log(&config)?;
-    let mut tasks: Vec<(&'static str, Task)> = Vec::new();
+    let mut tasks = Tasks::new();
     let mut policy_settings = environment.for_policies();
     if arguments.simulate {
         let (base_url, task) = start_simulator(&arguments.knobs)?;
         policy_settings.simulator = Some(base_url);
         tasks.push(("simulator", task));
     }
-    policy_settings.today = Some(today());
-    let policy = Policy::load(&config.policies, &policy_settings)?;
-    let metrics = Arc::new(Metrics::new()?);
-    begin_with(&policy, &metrics);
-    warn_of_keyless(&config, &policy);
-    let upstreams = Arc::new(Upstreams::new(&policy)?);
-    let policy = Arc::new(PolicyHandle::new(policy));
-    show_gates(&metrics, &upstreams, &policy);
-    let live = Arc::new(LiveStats::default());
-    let database = config.open_store(&environment)?;
-    let recorder = start_recorder(&config, &environment, database.as_ref(), &metrics)?;
-    let (limits, courier) = limits(&config, &metrics)?;
-    let access = access(&config, &environment, database.as_ref(), Arc::clone(&limits))?;
-    tasks.extend(keep_keys(&access, database.as_ref(), &metrics));
+    let mut base = Base::lay(config, environment, policy_settings)?;
+    begin_with(&base.policy.current(), &base.metrics);
+    warn_of_keyless(&base.config, &base.policy.current());
+    show_gates(&base.metrics, &base.upstreams, &base.policy);
+    let access = base.access()?;
+    tasks.extend(keep_keys(&access, base.database.as_ref(), &base.metrics));
     let needed_keys = access.keys.clone().filter(|_| access.requires_key);
-    let counters = keep_limits(&limits, &policy, &metrics, database.as_ref())?;
-    let store = database.clone().map(LimitCounters::of);
-    let last_counters =
-        Keeper::new(Arc::clone(&limits), Arc::clone(&policy), Arc::clone(&metrics), store);
-    let gateway = Gateway::new(
-        Arc::clone(&policy),
-        Arc::clone(&upstreams),
-        Arc::clone(&metrics),
-        Arc::clone(&live),
-        recorder.clone(),
-        access,
-        config.limits.body.0,
-    );
-    let aliases = Arc::new(AliasBook::default());
-    let gateway = gateway.with_aliases(Arc::clone(&aliases));
-    let tracer = traces(&config, &environment, &metrics, &mut tasks)?;
-    let gateway = match &tracer {
-        Some(tracer) => gateway.with_tracer(Arc::clone(tracer)),
-        None => gateway,
-    };
-    let (library, embedder) = (library(&config), embedder(&gateway));
-    let gateway = match &database {
-        Some(_) => gateway.with_search(search(&library.searcher)),
-        None => gateway,
-    };
-    let trainer = config.trainer_place(policy_settings.simulator.as_ref())?;
-    let sender = hook_sender(&config, &upstreams)?;
-    let hooks = hooks(database.as_ref(), &sender, &policy, &metrics, &mut tasks);
-    if let Some(database) = &database {
-        tasks.push(("datasets", adopt_builds(database.clone())));
-        let jobs = move_jobs(&config, database, &trainer, &upstreams, &metrics)?;
-        tasks.push(("fine-tune jobs", jobs));
-        tasks.push(("aliases", keep_aliases(database.clone(), aliases, &metrics)));
-        let fetcher = fetcher(&config, &upstreams)?;
-        let refresh = refresh(database.clone(), &library, embedder, fetcher, &metrics);
-        tasks.push(("documents", refresh));
-        tasks.push(("canaries", compare_canaries(database.clone(), arguments.simulate)));
-    }
+    let counters = base.keep_limits()?;
+    let helpers = Helpers::of(&base)?;
+    let tracer = traces(&base, &mut tasks)?;
+    let gateway = helpers.join(&base, base.gateway(access), tracer.as_ref());
+    let hooks = hooks(&base, &helpers.sender, &mut tasks);
+    work_on_store(&base, &helpers, &gateway, arguments.simulate, &mut tasks)?;
     let (readiness, board) = (Arc::new(Readiness::default()), Board::default());
     let health =
         Health { readiness: Arc::clone(&readiness), tasks: board.clone(), keys: needed_keys };
-    let ledger = recorder.clone().zip(database);
-    let policies = PolicyParts {
-        policy: Arc::clone(&policy),
-        settings: Arc::new(policy_settings.clone()),
-        figures: figures(&live, &upstreams),
-        limits: Arc::clone(&limits),
-    };
-    let control = control_plane(
-        &config,
-        &environment,
-        &metrics,
-        &health,
-        policies,
-        ledger,
-        (trainer, sender, library),
-    )?;
-    tasks.push(("control plane", control));
-    tasks.push((
-        "policies",
-        reload(&config, policy_settings, &policy, (&upstreams, hooks.clone()), &metrics),
-    ));
-    if let Some(courier) = courier {
-        tasks.push(("redis", Box::pin(courier.run())));
-    }
-    tasks.push(("limits", tell_of_limits(counters, hooks)));
-    let shutdowns = watch_shutdowns(Arc::clone(&upstreams), Arc::clone(&policy), Arc::clone(&live));
-    tasks.push(("shutdowns", Box::pin(shutdowns)));
-    tasks.push(("chores", Box::pin(chores(upstreams, policy, live, Arc::clone(&metrics)))));
-    make_room_for_socket(&config.upgrade_socket)?;
-    let settings = server_settings(&config, arguments.upgrade)?;
+    tasks.push(("control plane", control_plane(&base, health, helpers)?));
+    look_after(&mut base, counters, hooks, &mut tasks);
+    make_room_for_socket(&base.config.upgrade_socket)?;
+    let settings = server_settings(&base.config, arguments.upgrade)?;
     if let Some(certificate) = &settings.tls {
         tasks.push(("certificate", keep_certificate(certificate)));
     }
-    tracing::info!(listen = %config.listen, control = %config.control.listen, simulate = arguments.simulate, "starting");
+    tracing::info!(listen = %base.config.listen, control = %base.config.control.listen, simulate = arguments.simulate, "starting");
     let watched = |(name, task)| (name, board.watch(name, task));
     let tasks = tasks.into_iter().map(watched).collect();
-    let counters = Mutex::new(Some(last_counters));
-    let at_end = AtEnd { recorder: recorder.clone(), log, limits, tracer, counters };
-    server::run(&settings, gateway, &metrics, &readiness, tasks, move |patience| {
+    let at_end = AtEnd {
+        recorder: base.recorder.clone(),
+        log,
+        limits: Arc::clone(&base.limits),
+        tracer,
+        counters: Mutex::new(Some(base.keeper())),
+    };
+    server::run(&settings, gateway, &base.metrics, &readiness, tasks, move |patience| {
         at_end.write_down(patience);
     })?;
     // Only a stop without a drain comes here; what is spooled is shipped by the next process.
-    if let Some(recorder) = recorder {
+    if let Some(recorder) = base.recorder {
         recorder.close(Duration::ZERO);
     }
     Ok(())
@@ -290,29 +222,14 @@ pub fn search_once(
 ) -> Result<Value, AppError> {
     let environment = Environment::of_process();
     let config = Config::load(settings, &environment)?;
+    let policy_settings = environment.for_policies();
+    let base = Base::lay(config, environment, policy_settings)?;
     let off = || AppError::Other("`store` is off: there are no documents".to_owned());
-    let database = config.open_store(&environment)?.ok_or_else(off)?;
-    let mut policy_settings = environment.for_policies();
-    policy_settings.today = Some(today());
-    let policy = Policy::load(&config.policies, &policy_settings)?;
-    let metrics = Arc::new(Metrics::new()?);
-    let upstreams = Arc::new(Upstreams::new(&policy)?);
-    let policy = Arc::new(PolicyHandle::new(policy));
-    let recorder = start_recorder(&config, &environment, Some(&database), &metrics)?;
-    let (limits, courier) = limits(&config, &metrics)?;
-    let access = access(&config, &environment, Some(&database), Arc::clone(&limits))?;
+    let database = base.database.clone().ok_or_else(off)?;
     // What was used before counts; what this call uses is in the ledger.
-    keep_limits(&limits, &policy, &metrics, Some(&database))?;
-    let gateway = Gateway::new(
-        policy,
-        upstreams,
-        Arc::clone(&metrics),
-        Arc::default(),
-        recorder.clone(),
-        access,
-        config.limits.body.0,
-    );
-    let embedder = embedder(&gateway);
+    base.keep_limits()?;
+    let embedder = embedder(&base.gateway(base.access()?));
+    let Base { metrics, recorder, courier, .. } = base;
     let answer = cli::wait_for(async {
         if let Some(courier) = courier {
             tokio::spawn(courier.run());
@@ -352,96 +269,83 @@ fn start_log(config: &Config) -> Result<log::LogGuard, AppError> {
     log::start(&config.log.level, format).map_err(AppError::Other)
 }
 
-fn start_recorder(
-    config: &Config,
-    environment: &Environment,
-    database: Option<&Database>,
-    metrics: &Arc<Metrics>,
-) -> Result<Option<Arc<Recorder>>, AppError> {
-    let Some(database) = database else {
-        tracing::warn!("`store` is off: no call is recorded, and there is no spend to read");
-        return Ok(None);
-    };
-    let settings = store::Settings {
-        database: database.clone(),
-        spool: config.spool.dir.clone(),
-        max_bytes: config.spool.max_bytes.0,
-        user_secret: environment.user_secret(),
-    };
-    let recorder = Recorder::start(settings, metrics)
-        .map_err(|error| AppError::Other(format!("the spool's threads cannot start: {error}")))?;
-    Ok(Some(Arc::new(recorder)))
-}
-
-/// Who gets in. Where nobody does without a virtual key, the keys are read before the start; when
-/// the store is away then, callers are told so until it is back.
-fn access(
-    config: &Config,
-    environment: &Environment,
-    database: Option<&Database>,
-    limits: Arc<Limits>,
-) -> Result<Access, AppError> {
-    let secret = environment.user_secret();
-    let spool = database.map(|_| config.spool.dir.as_path());
-    let requires_key = config.auth == Auth::Keys;
-    let keys = database.map(|_| Arc::new(KeyRing::default()));
-    if let (true, Some(keys), Some(database)) = (requires_key, &keys, database) {
-        let loading = async { tokio::time::timeout(KEYS_FIRST, keys.load(database)).await };
-        let loaded = cli::wait_for(loading)?;
-        if !matches!(loaded, Ok(Ok(()))) {
-            tracing::warn!(
-                "the store is away: no key is known yet, and callers get 503 until it is back"
-            );
-        }
-    }
-    let fingerprints = Fingerprinter::new(secret.as_ref(), spool);
-    Ok(Access { requires_key, keys, fingerprints, limits })
-}
-
 /// What hands out traces, where there are any; what exports them joins the tasks.
-fn traces(
-    config: &Config,
-    environment: &Environment,
-    metrics: &Arc<Metrics>,
-    tasks: &mut Vec<(&'static str, Task)>,
-) -> Result<Option<Arc<Tracer>>, AppError> {
-    let Some(settings) = config.traces(environment)? else { return Ok(None) };
+fn traces(base: &Base, tasks: &mut Tasks) -> Result<Option<Arc<Tracer>>, AppError> {
+    let Some(settings) = base.config.traces(&base.environment)? else { return Ok(None) };
     let client = collector::client(COLLECTOR_PATIENCE).map_err(AppError::Other)?;
-    let (tracer, task) = Tracer::new(settings, client, Arc::clone(metrics));
+    let (tracer, task) = Tracer::new(settings, client, Arc::clone(&base.metrics));
     tasks.push(("traces", Box::pin(task)));
     Ok(Some(tracer))
 }
 
-/// The limits' counters; shared, and then with who talks to Redis, where there is one.
-fn limits(
-    config: &Config,
-    metrics: &Arc<Metrics>,
-) -> Result<(Arc<Limits>, Option<Courier>), AppError> {
-    let Some(redis) = config.redis()? else { return Ok((Arc::default(), None)) };
-    let limits = Arc::new(Limits::shared());
-    let courier = Courier::new(&limits, redis, Arc::clone(metrics));
-    Ok((limits, courier))
+/// Who works beside the data plane.
+struct Helpers {
+    library: Library,
+    trainer: Place,
+    sender: Arc<hooks::Sender>,
+    aliases: Arc<AliasBook>,
 }
 
-/// Counters of limits that outlive the process: those of before are read now, as far as the store
-/// answers soon.
-fn keep_limits(
-    limits: &Arc<Limits>,
-    policy: &Arc<PolicyHandle>,
-    metrics: &Arc<Metrics>,
-    database: Option<&Database>,
-) -> Result<Keeper, AppError> {
-    let store = database.cloned().map(LimitCounters::of);
-    let mut keeper =
-        Keeper::new(Arc::clone(limits), Arc::clone(policy), Arc::clone(metrics), store);
-    if !policy.current().limits().is_empty() {
-        cli::wait_for(async {
-            if tokio::time::timeout(RESTORE, keeper.restore()).await.is_err() {
-                tracing::warn!("the store does not answer; what was used of limits comes later");
-            }
-        })?;
+impl Helpers {
+    fn of(base: &Base) -> Result<Self, AppError> {
+        Ok(Self {
+            library: library(&base.config),
+            trainer: base.config.trainer_place(base.policy_settings.simulator.as_ref())?,
+            sender: hook_sender(&base.config, &base.upstreams)?,
+            aliases: Arc::default(),
+        })
     }
-    Ok(keeper)
+
+    /// The gateway with all that they do for it.
+    fn join(&self, base: &Base, gateway: Gateway, tracer: Option<&Arc<Tracer>>) -> Gateway {
+        let gateway = gateway.with_aliases(Arc::clone(&self.aliases));
+        let gateway = match tracer {
+            Some(tracer) => gateway.with_tracer(Arc::clone(tracer)),
+            None => gateway,
+        };
+        match &base.database {
+            Some(_) => gateway.with_search(search(&self.library.searcher)),
+            None => gateway,
+        }
+    }
+}
+
+/// Begins the work on what is in the store.
+fn work_on_store(
+    base: &Base,
+    helpers: &Helpers,
+    gateway: &Gateway,
+    simulates: bool,
+    tasks: &mut Tasks,
+) -> Result<(), AppError> {
+    let Some(database) = &base.database else { return Ok(()) };
+    let Base { config, upstreams, metrics, .. } = base;
+    tasks.push(("datasets", adopt_builds(database.clone())));
+    let jobs = move_jobs(config, database, &helpers.trainer, upstreams, metrics)?;
+    tasks.push(("fine-tune jobs", jobs));
+    let aliases = Arc::clone(&helpers.aliases);
+    tasks.push(("aliases", keep_aliases(database.clone(), aliases, metrics)));
+    let (embedder, fetcher) = (embedder(gateway), fetcher(config, upstreams)?);
+    let refresh = refresh(database.clone(), &helpers.library, embedder, fetcher, metrics);
+    tasks.push(("documents", refresh));
+    tasks.push(("canaries", compare_canaries(database.clone(), simulates)));
+    Ok(())
+}
+
+/// Begins what keeps policy, limits and figures up to date.
+fn look_after(base: &mut Base, counters: Keeper, hooks: Hooks, tasks: &mut Tasks) {
+    let courier = base.courier.take();
+    let Base { config, policy_settings, policy, metrics, upstreams, live, .. } = base;
+    let settings = policy_settings.clone();
+    let reload = reload(config, settings, policy, (upstreams, hooks.clone()), metrics);
+    tasks.push(("policies", reload));
+    if let Some(courier) = courier {
+        tasks.push(("redis", Box::pin(courier.run())));
+    }
+    tasks.push(("limits", tell_of_limits(counters, hooks)));
+    let shared = || (Arc::clone(upstreams), Arc::clone(policy), Arc::clone(live));
+    tasks.push(("shutdowns", Box::pin(watch_shutdowns(shared()))));
+    tasks.push(("chores", Box::pin(chores(shared(), Arc::clone(metrics)))));
 }
 
 /// What has to reach a disk or a collector before the process ends.
@@ -491,14 +395,9 @@ impl AtEnd {
 }
 
 /// Who is told of events: webhooks from the store's outbox, or without a store from memory.
-fn hooks(
-    database: Option<&Database>,
-    sender: &Arc<hooks::Sender>,
-    policy: &Arc<PolicyHandle>,
-    metrics: &Arc<Metrics>,
-    tasks: &mut Vec<(&'static str, Task)>,
-) -> Hooks {
-    let Some(database) = database else {
+fn hooks(base: &Base, sender: &Arc<hooks::Sender>, tasks: &mut Tasks) -> Hooks {
+    let Base { policy, metrics, .. } = base;
+    let Some(database) = &base.database else {
         return Hooks::in_memory(Arc::clone(sender), Arc::clone(policy), Arc::clone(metrics));
     };
     let (hooks, write) = Hooks::of_store(database.clone(), Arc::clone(metrics));
@@ -517,19 +416,20 @@ fn hook_sender(
     Ok(Arc::new(hooks::Sender::new(Arc::clone(upstreams), outside)))
 }
 
-fn control_plane(
-    config: &Config,
-    environment: &Environment,
-    metrics: &Arc<Metrics>,
-    health: &Health,
-    policy: PolicyParts,
-    store: Option<(Arc<Recorder>, Database)>,
-    (trainer, sender, library): (Place, Arc<hooks::Sender>, Library),
-) -> Result<Task, AppError> {
-    let address = config.control.listen;
+/// Routes for operators and apps beside the data plane.
+fn control_plane(base: &Base, health: Health, helpers: Helpers) -> Result<Task, AppError> {
+    let address = base.config.control.listen;
     let listener = admin::bind(address).map_err(|source| StartError::Listen { address, source })?;
-    let (metrics, health) = (Arc::clone(metrics), health.clone());
-    let token = environment.admin_token();
+    let metrics = Arc::clone(&base.metrics);
+    let policy = PolicyParts {
+        policy: Arc::clone(&base.policy),
+        settings: Arc::new(base.policy_settings.clone()),
+        figures: figures(&base.live, &base.upstreams),
+        limits: Arc::clone(&base.limits),
+    };
+    let store = base.recorder.clone().zip(base.database.clone());
+    let token = base.environment.admin_token();
+    let Helpers { trainer, sender, library, .. } = helpers;
     Ok(Box::pin(async move {
         let router =
             admin::router(metrics, health, policy, store, token, (trainer, sender), library);

@@ -277,9 +277,7 @@ async fn ring_on_hangup(bell: &Notify) {
 
 /// Asks providers once a day when their models end.
 pub(super) async fn watch_shutdowns(
-    upstreams: Arc<Upstreams>,
-    policy: Arc<PolicyHandle>,
-    live: Arc<LiveStats>,
+    (upstreams, policy, live): (Arc<Upstreams>, Arc<PolicyHandle>, Arc<LiveStats>),
 ) {
     // A process that is started in passing asks nobody.
     tokio::time::sleep(SHUTDOWNS_FIRST).await;
@@ -293,9 +291,7 @@ pub(super) async fn watch_shutdowns(
 
 /// What has to be done from time to time.
 pub(super) async fn chores(
-    upstreams: Arc<Upstreams>,
-    policy: Arc<PolicyHandle>,
-    live: Arc<LiveStats>,
+    (upstreams, policy, live): (Arc<Upstreams>, Arc<PolicyHandle>, Arc<LiveStats>),
     metrics: Arc<Metrics>,
 ) {
     let mut tick = tokio::time::interval(CHORES);
