@@ -45,6 +45,32 @@ fn calls_at_the_same_time_share_one_http2_connection() {
 }
 
 #[test]
+fn a_long_request_for_another_model_comes_whole_by_either_version_of_http() {
+    let certificate = Certificate::new();
+    let folder = tempfile::tempdir().unwrap();
+    let (ca_file, _) = certificate.write(folder.path());
+    let upstream = TlsUpstream::start(&certificate);
+    let plain = Upstream::always(Answer::chat());
+    let rule = "routes:\n  - { name: all, use: gpt-4.1 }\n";
+    let by_http2 = Gateway::before(&upstream.base_url())
+        .upstream("ca_file", ca_file.to_str().unwrap())
+        .policy(rule)
+        .start();
+    let by_http1 = Gateway::builder(&plain).policy(rule).start();
+    // Longer than what is copied, and than what HTTP/2 lets through at once.
+    let said = "An unusual question. ".repeat(10_000);
+    let ask = |model: &str| {
+        format!(r#"{{"messages":[{{"role":"user","content":"{said}"}}],"model":"{model}"}}"#)
+    };
+    for gateway in [&by_http2, &by_http1] {
+        assert_eq!(chat(gateway, &ask("gpt-4.1-mini")).status, 200);
+    }
+    assert_eq!(upstream.http2_requests(), 1);
+    assert!(upstream.last_body() == ask("gpt-4.1"), "other bytes came by HTTP/2");
+    assert!(plain.only_request().text() == ask("gpt-4.1"), "other bytes came by HTTP/1.1");
+}
+
+#[test]
 fn a_provider_whose_certificate_nobody_vouches_for_is_not_talked_to() {
     let upstream = TlsUpstream::start(&Certificate::new());
     let folder = tempfile::tempdir().unwrap();

@@ -89,7 +89,9 @@ fn happen(store: &str, kind: &str, subject: &str, count: usize) {
 /// What a receiver was told under one name, as JSON, in the order that it came in.
 fn told(receiver: &Upstream, kind: &str) -> Vec<Value> {
     let posts = receiver.requests();
-    let bodies = posts.iter().map(|post| serde_json::from_slice::<Value>(&post.body).unwrap());
+    // Of one that is on its way there is a head and no body yet.
+    let whole = posts.iter().filter(|post| post.complete);
+    let bodies = whole.map(|post| serde_json::from_slice::<Value>(&post.body).unwrap());
     bodies.filter(|body| body["type"] == kind).collect()
 }
 

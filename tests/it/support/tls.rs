@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -68,6 +69,7 @@ struct Counts {
     connections: AtomicUsize,
     http2: AtomicUsize,
     requests: AtomicUsize,
+    last: Mutex<Bytes>,
 }
 
 /// A provider behind TLS. Each answer is a chat completion, a moment after its request.
@@ -114,6 +116,11 @@ impl TlsUpstream {
         self.counts.requests.load(Ordering::SeqCst)
     }
 
+    /// The body of the request that came last.
+    pub(crate) fn last_body(&self) -> Bytes {
+        self.counts.last.lock().unwrap().clone()
+    }
+
     /// Requests that came by HTTP/2.
     pub(crate) fn http2_requests(&self) -> usize {
         self.counts.http2.load(Ordering::SeqCst)
@@ -128,7 +135,9 @@ async fn answer(
     if request.version() == hyper::Version::HTTP_2 {
         counts.http2.fetch_add(1, Ordering::SeqCst);
     }
-    let _ = request.into_body().collect().await;
+    if let Ok(body) = request.into_body().collect().await {
+        *counts.last.lock().unwrap() = body.to_bytes();
+    }
     // Long enough for calls to overlap.
     tokio::time::sleep(Duration::from_millis(20)).await;
     let answer = Response::builder().header("content-type", "application/json");
