@@ -22,6 +22,7 @@ mod interactions;
 mod keys;
 mod ledger;
 mod limits;
+mod migrations;
 mod objects;
 pub mod outbox;
 mod packing;
