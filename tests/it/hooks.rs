@@ -52,7 +52,7 @@ fn a_refused_policy_is_told(store: &str) {
         "routes:\n  - { name: r, use: gpt-99 }\n",
     )
     .unwrap();
-    eventually("it is posted twice", || receiver.count() == 2);
+    eventually("it is posted twice", || receiver.complete().len() == 2);
     let posts = receiver.requests();
     for post in &posts {
         assert_eq!((&*post.method, &*post.target), ("POST", "/v1/in?a=1"));

@@ -288,9 +288,9 @@ fn hooks_hear_once_of_four_fifths_and_once_of_the_end() {
     for status in [200, 200, 200, 200, 200, 429, 429] {
         assert_eq!(chat(&gateway, CENT).status, status);
     }
-    eventually("both are told", || receiver.count() == 2);
+    eventually("both are told", || receiver.complete().len() == 2);
     let mut told: Vec<Value> = receiver
-        .requests()
+        .complete()
         .iter()
         .map(|post| serde_json::from_slice(&post.body).unwrap())
         .collect();

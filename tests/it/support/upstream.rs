@@ -129,6 +129,11 @@ impl Upstream {
         self.lock().clone()
     }
 
+    /// What has come with its whole body; of a request on its way there is a head and no body yet.
+    pub(crate) fn complete(&self) -> Vec<Received> {
+        self.lock().iter().filter(|request| request.complete).cloned().collect()
+    }
+
     /// The only request that there was.
     pub(crate) fn only_request(&self) -> Received {
         let requests = self.lock();
