@@ -468,7 +468,7 @@ fn everything_that_the_compose_file_names_is_there() {
     assert!(root().join(&home).exists(), "{home}");
     // The gateway takes every setting that it is given there.
     let settings = services["weir"]["environment"].as_object().unwrap();
-    let known = read("src/config.rs");
+    let known = read("src/config/environment.rs");
     for setting in settings.keys() {
         assert!(known.contains(&format!("\"{setting}\"")), "{setting} is no setting");
     }
@@ -476,7 +476,7 @@ fn everything_that_the_compose_file_names_is_there() {
 
 #[test]
 fn the_other_ways_to_run_it_name_what_there_is() {
-    let known = read("src/config.rs");
+    let known = read("src/config/environment.rs");
     let kinds: Vec<String> = yaml("docs/deploy/kubernetes.yaml")
         .iter()
         .map(|document| document["kind"].as_str().unwrap().to_owned())

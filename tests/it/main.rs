@@ -33,6 +33,7 @@ mod patience;
 mod policies;
 mod pressure;
 mod process;
+mod profile;
 mod promotion;
 mod questions;
 mod refreshes;
