@@ -356,7 +356,10 @@ impl Outbox {
             self.database.instant(1)
         );
         let statement = sqlx::query(AssertSqlSafe(sql)).bind(before);
-        Ok(self.database.within(statement.execute(&self.pool)).await?.rows_affected())
+        match self.database.within(statement.execute(&self.pool)).await {
+            Ok(swept) => Ok(swept.rows_affected()),
+            Err(error) => none_without_ledger(error, 0),
+        }
     }
 
     /// As the partial index has it.
