@@ -10,6 +10,7 @@ use crate::support::Upstream;
 use crate::support::answer::CHAT;
 use crate::support::chat;
 use crate::support::eventually;
+use crate::support::gateway::Builder;
 use crate::support::http::get;
 use crate::support::http::good;
 use crate::support::tls::Certificate;
@@ -18,15 +19,21 @@ use crate::support::world;
 
 const ASK: &str = r#"{"model":"gpt-4.1-mini","messages":[]}"#;
 
-#[test]
-fn calls_at_the_same_time_share_one_http2_connection() {
+/// A provider behind TLS, a gateway before it that trusts its certificate, and where that lies.
+fn behind_tls() -> (TlsUpstream, Builder, tempfile::TempDir) {
     let certificate = Certificate::new();
     let folder = tempfile::tempdir().unwrap();
     let (ca_file, _) = certificate.write(folder.path());
     let upstream = TlsUpstream::start(&certificate);
-    let gateway = Gateway::before(&upstream.base_url())
-        .upstream("ca_file", ca_file.to_str().unwrap())
-        .start();
+    let gateway =
+        Gateway::before(&upstream.base_url()).upstream("ca_file", ca_file.to_str().unwrap());
+    (upstream, gateway, folder)
+}
+
+#[test]
+fn calls_at_the_same_time_share_one_http2_connection() {
+    let (upstream, gateway, _folder) = behind_tls();
+    let gateway = gateway.start();
 
     let clients: Vec<_> = (0..40).map(|_| Raw::connect(gateway.data())).collect();
     let mut clients: Vec<_> = clients
@@ -46,16 +53,10 @@ fn calls_at_the_same_time_share_one_http2_connection() {
 
 #[test]
 fn a_long_request_for_another_model_comes_whole_by_either_version_of_http() {
-    let certificate = Certificate::new();
-    let folder = tempfile::tempdir().unwrap();
-    let (ca_file, _) = certificate.write(folder.path());
-    let upstream = TlsUpstream::start(&certificate);
+    let (upstream, gateway, _folder) = behind_tls();
     let plain = Upstream::always(Answer::chat());
     let rule = "routes:\n  - { name: all, use: gpt-4.1 }\n";
-    let by_http2 = Gateway::before(&upstream.base_url())
-        .upstream("ca_file", ca_file.to_str().unwrap())
-        .policy(rule)
-        .start();
+    let by_http2 = gateway.policy(rule).start();
     let by_http1 = Gateway::builder(&plain).policy(rule).start();
     // Longer than what is copied, and than what HTTP/2 lets through at once.
     let said = "An unusual question. ".repeat(10_000);
